@@ -1,0 +1,57 @@
+#include "batch/batch.hpp"
+
+#include <utility>
+
+namespace loragraft {
+
+Batch::Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads)
+    : tasks_(std::move(tasks)),
+      options_(std::move(options)),
+      driver_([this, threads] { drive(threads); }) {}
+
+Batch::~Batch() { close(); }
+
+void Batch::close() {
+  cancel();
+  if (driver_.joinable()) driver_.join();
+}
+
+void Batch::drive(std::size_t threads) {
+  try {
+    ThreadPool pool(threads);
+    const Run run{.pool = pool, .cancel = cancel_};
+    pool.parallel_for(tasks_.size(), [&](std::size_t i) {
+      cancel_.check();
+      Completed completed{i, extract_module(tasks_[i], i, options_, run)};
+      {
+        const std::scoped_lock lock(mutex_);
+        done_.push_back(std::move(completed));
+      }
+      changed_.notify_all();
+    });
+  } catch (...) {
+    const std::scoped_lock lock(mutex_);
+    failure_ = std::current_exception();
+  }
+  changed_.notify_all();
+}
+
+std::optional<Batch::Completed> Batch::next(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] {
+    return failure_ || !done_.empty() || handed_out_ == tasks_.size();
+  });
+  if (failure_) std::rethrow_exception(failure_);
+  if (done_.empty()) return std::nullopt;
+  Completed completed = std::move(done_.front());
+  done_.pop_front();
+  ++handed_out_;
+  return completed;
+}
+
+bool Batch::exhausted() const {
+  const std::scoped_lock lock(mutex_);
+  return handed_out_ == tasks_.size();
+}
+
+}  // namespace loragraft

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "linalg/factors.hpp"
+#include "linalg/operators.hpp"
+
+namespace loragraft {
+
+// One pair of tensors to work on. Rank 0 measures the change and factors nothing.
+struct ModuleTask {
+  std::string name;
+  StoredMatrix base;
+  StoredMatrix tuned;
+  std::size_t rank = 0;
+  std::uint64_t key = 0;  // of the sketch
+  double scaling = 1.0;
+};
+
+struct Spectrum {
+  const std::vector<double>& singular_values;
+  double delta_square;     // ||dW||_F^2
+  double rounding_square;  // expected squared norm of the rounding of W_tuned
+};
+
+struct ModuleOptions {
+  std::size_t oversampling = 8;
+  std::optional<std::size_t> power_iterations;
+  std::optional<DType> dtype;  // of the factors
+  // The rank to write, of the singular values of one factorisation; unset: all of them.
+  std::function<std::size_t(std::size_t task, const Spectrum&)> choose_rank;
+};
+
+// Squared norms, all Frobenius and in double precision.
+struct ModuleResult {
+  bool unchanged = false;        // the stored bytes are equal, or every difference is zero
+  double delta_square = 0.0;     // ||W_tuned - W_base||^2
+  double base_square = 0.0;      // ||W_base||^2
+  double rounding_square = 0.0;  // sum of ulp(W_tuned)^2 / 12
+  std::vector<double> singular_values;
+  double optimal_square = 0.0;   // of the residual at the written rank, before the cast
+  double residual_square = 0.0;  // of the residual as written
+  std::size_t passes = 0;
+  bool exact = false;
+  StoredFactors factors;         // rank 0 when unchanged, or none was asked for
+  double seconds = 0.0;
+};
+
+// Measure one pair and, when it differs and a rank is asked for, factor the difference.
+ModuleResult extract_module(const ModuleTask& task, std::size_t index,
+                            const ModuleOptions& options, const Run& run);
+
+}  // namespace loragraft

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include <utility>
+#include <vector>
+
+#include "base/views.hpp"
+
+namespace loragraft::bindings {
+
+namespace py = pybind11;
+
+// Python hands over C-contiguous float32 arrays with a leading batch dimension: (batch, m, n).
+using FloatStack = py::array_t<float, py::array::c_style>;
+
+inline std::size_t extent(const FloatStack& stack, int axis) {
+  if (stack.ndim() != 3) throw Error(Errc::invalid_argument, "expected arrays of 3 dimensions");
+  return static_cast<std::size_t>(stack.shape(axis));
+}
+
+inline MatrixView<const float> matrix_of(const FloatStack& stack, std::size_t index) {
+  const std::size_t rows = extent(stack, 1);
+  const std::size_t cols = extent(stack, 2);
+  return {stack.data() + index * rows * cols, rows, cols, cols};
+}
+
+inline MatrixView<float> matrix_of(FloatStack& stack, std::size_t index) {
+  const std::size_t rows = extent(stack, 1);
+  const std::size_t cols = extent(stack, 2);
+  return {stack.mutable_data() + index * rows * cols, rows, cols, cols};
+}
+
+inline FloatStack make_stack(std::size_t batch, std::size_t rows, std::size_t cols) {
+  return FloatStack({batch, rows, cols});
+}
+
+// A 1-D array that takes over a vector's memory.
+template <class T>
+py::array_t<T> array_from(std::vector<T>&& values) {
+  auto owner = std::make_unique<std::vector<T>>(std::move(values));
+  std::vector<T>& kept = *owner;
+  const py::capsule capsule(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  static_cast<void>(owner.release());  // the capsule owns it from here
+  return py::array_t<T>(static_cast<py::ssize_t>(kept.size()), kept.data(), capsule);
+}
+
+}  // namespace loragraft::bindings

@@ -1,0 +1,104 @@
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include "batch/batch.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/register.hpp"
+
+namespace loragraft::bindings {
+namespace {
+
+using ChooseRank = std::function<std::size_t(std::size_t, std::vector<double>, double, double)>;
+
+std::optional<DType> factor_dtype(const std::string& code) {
+  if (code == "auto") return std::nullopt;
+  return dtype_from_code(code.c_str());
+}
+
+std::unique_ptr<Batch> make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
+                                  std::optional<std::size_t> power_iterations,
+                                  const std::string& dtype, std::optional<ChooseRank> choose_rank,
+                                  std::size_t threads) {
+  ModuleOptions options{.oversampling = oversampling,
+                        .power_iterations = power_iterations,
+                        .dtype = factor_dtype(dtype),
+                        .choose_rank = {}};
+  if (choose_rank) {
+    // pybind11's std::function takes the GIL itself, on whichever worker calls it.
+    options.choose_rank = [choose = *std::move(choose_rank)](std::size_t i, const Spectrum& s) {
+      return choose(i, s.singular_values, s.delta_square, s.rounding_square);
+    };
+  }
+  return std::make_unique<Batch>(std::move(tasks), std::move(options), threads);
+}
+
+py::object next(Batch& batch, double timeout) {
+  std::optional<Batch::Completed> completed;
+  {
+    const py::gil_scoped_release release;
+    completed = batch.next(std::chrono::milliseconds(static_cast<int>(timeout * 1000.0)));
+  }
+  if (!completed) return py::none();
+  return py::make_tuple(completed->index, py::cast(std::move(completed->result)));
+}
+
+py::bytes to_bytes(const std::vector<std::byte>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size()};
+}
+
+void register_task(py::module_& module) {
+  py::class_<ModuleTask>(module, "ModuleTask")
+      .def(py::init([](std::string name, StoredMatrix base, StoredMatrix tuned, std::size_t rank,
+                       std::uint64_t key, double scaling) {
+             return ModuleTask{.name = std::move(name),
+                               .base = std::move(base),
+                               .tuned = std::move(tuned),
+                               .rank = rank,
+                               .key = key,
+                               .scaling = scaling};
+           }),
+           py::arg("name"), py::arg("base"), py::arg("tuned"), py::arg("rank"), py::arg("key"),
+           py::arg("scaling"));
+}
+
+void register_result(py::module_& module) {
+  py::class_<ModuleResult>(module, "ModuleResult")
+      .def_readonly("unchanged", &ModuleResult::unchanged)
+      .def_readonly("delta_square", &ModuleResult::delta_square)
+      .def_readonly("base_square", &ModuleResult::base_square)
+      .def_readonly("rounding_square", &ModuleResult::rounding_square)
+      .def_readonly("singular_values", &ModuleResult::singular_values)
+      .def_readonly("optimal_square", &ModuleResult::optimal_square)
+      .def_readonly("residual_square", &ModuleResult::residual_square)
+      .def_readonly("passes", &ModuleResult::passes)
+      .def_readonly("exact", &ModuleResult::exact)
+      .def_readonly("seconds", &ModuleResult::seconds)
+      .def_property_readonly("rank", [](const ModuleResult& r) { return r.factors.rank; })
+      .def_property_readonly("dtype",
+                             [](const ModuleResult& r) { return dtype_code(r.factors.dtype); })
+      .def_property_readonly("lora_a",
+                             [](const ModuleResult& r) { return to_bytes(r.factors.lora_a); })
+      .def_property_readonly("lora_b",
+                             [](const ModuleResult& r) { return to_bytes(r.factors.lora_b); });
+}
+
+}  // namespace
+
+void register_batch(py::module_& module) {
+  register_task(module);
+  register_result(module);
+  py::class_<Batch>(module, "Batch")
+      .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),
+           py::arg("power_iterations"), py::arg("dtype"), py::arg("choose_rank"),
+           py::arg("threads"))
+      .def("next", &next, py::arg("timeout"))
+      .def_property_readonly("exhausted", &Batch::exhausted)
+      .def("cancel", &Batch::cancel)
+      // Joining the workers may take a slab's time, and one of them may be waiting for the GIL.
+      .def("close", [](Batch& batch) {
+        const py::gil_scoped_release release;
+        batch.close();
+      });
+}
+
+}  // namespace loragraft::bindings

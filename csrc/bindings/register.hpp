@@ -1,0 +1,13 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace loragraft::bindings {
+
+void register_errors(pybind11::module_& module);
+void register_info(pybind11::module_& module);
+void register_io(pybind11::module_& module);
+void register_linalg(pybind11::module_& module);
+void register_batch(pybind11::module_& module);
+
+}  // namespace loragraft::bindings

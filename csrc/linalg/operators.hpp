@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "base/dtype.hpp"
+#include "base/parallel.hpp"
+#include "base/views.hpp"
+#include "io/mapped_file.hpp"
+#include "simd/kernels.hpp"
+
+namespace loragraft {
+
+// A stored row-major matrix: where its bytes lie and what they mean.
+struct StoredMatrix {
+  std::shared_ptr<const MappedFile> file;
+  std::size_t offset = 0;
+  DType dtype = DType::f32;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+
+  [[nodiscard]] std::size_t nbytes() const {
+    return checked_mul(checked_mul(rows, cols), size_of(dtype));
+  }
+};
+
+// Threads, cancellation and progress of one computation.
+struct Run {
+  ThreadPool& pool;
+  const CancelToken& cancel;
+};
+
+// A matrix known by its products with skinny ones. Implementations form it tile by tile; the
+// whole is never stored. Sums run in an order fixed by the shape, whatever the threads.
+class LinearOperator {
+ public:
+  virtual ~LinearOperator() = default;
+  [[nodiscard]] std::size_t rows() const { return rows_; }
+  [[nodiscard]] std::size_t cols() const { return cols_; }
+
+  // y (m, l) = A x, x (n, l); l a multiple of kWidthUnit. With `sums`, the same pass measures the
+  // entries as they are stored, before `scale`.
+  void times(MatrixView<const float> x, MatrixView<float> y, const Run& run,
+             TileSums* sums = nullptr) const;
+
+  // z (n, l) = A^T q, q (m, l); l a multiple of kWidthUnit.
+  void transpose_times(MatrixView<const float> q, MatrixView<float> z, const Run& run) const;
+
+  // ||A - left right||_F^2, summed directly in double precision; left (m, r), right (r, n).
+  [[nodiscard]] double residual(MatrixView<const float> left, MatrixView<const float> right,
+                                const Run& run) const;
+
+  // Sums over all entries, without a product.
+  [[nodiscard]] TileSums measure(const Run& run) const;
+
+  // Every entry, in double precision, into out (m, n).
+  void materialize(MatrixView<double> out, const Run& run) const;
+
+  // A power of two that every formed entry is multiplied by; keeps products of extreme matrices
+  // within the range of float.
+  void set_scale(float scale) { scale_ = scale; }
+
+ protected:
+  LinearOperator(std::size_t rows, std::size_t cols) : rows_(rows), cols_(cols) {}
+
+  // Bytes of both sides of a slab of rows, valid until the slab is dropped.
+  struct Slab {
+    const std::byte* base = nullptr;
+    const std::byte* tuned = nullptr;
+    AlignedBuffer<std::byte> base_scratch;
+    AlignedBuffer<std::byte> tuned_scratch;
+  };
+  [[nodiscard]] virtual Slab open_slab(std::size_t row, std::size_t count) const = 0;
+
+  // Entries (row, column ... column + count) of the slab into out, `row` counted from its start.
+  virtual void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count,
+                    float* out, TileSums* sums) const = 0;
+
+ private:
+  struct Tile;
+  template <class F>
+  void for_each_tile(std::size_t slab, TileSums* sums, const Run& run, F visit) const;
+
+  std::size_t rows_;
+  std::size_t cols_;
+  float scale_ = 1.0F;
+};
+
+// dW = W_tuned - W_base over two stored matrices of one shape, subtracted in fp32.
+class DeltaOperator final : public LinearOperator {
+ public:
+  DeltaOperator(StoredMatrix base, StoredMatrix tuned);
+
+  [[nodiscard]] const StoredMatrix& base() const { return base_; }
+  [[nodiscard]] const StoredMatrix& tuned() const { return tuned_; }
+
+  // Both sides hold the same bytes in the same dtype.
+  [[nodiscard]] bool identical(const Run& run) const;
+
+ protected:
+  [[nodiscard]] Slab open_slab(std::size_t row, std::size_t count) const override;
+  void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count, float* out,
+            TileSums* sums) const override;
+
+ private:
+  StoredMatrix base_;
+  StoredMatrix tuned_;
+};
+
+// A dense matrix in memory.
+class DenseOperator final : public LinearOperator {
+ public:
+  explicit DenseOperator(MatrixView<const float> matrix)
+      : LinearOperator(matrix.rows, matrix.cols), matrix_(matrix) {}
+
+ protected:
+  [[nodiscard]] Slab open_slab(std::size_t row, std::size_t count) const override;
+  void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count, float* out,
+            TileSums* sums) const override;
+
+ private:
+  MatrixView<const float> matrix_;
+};
+
+}  // namespace loragraft

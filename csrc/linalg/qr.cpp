@@ -1,0 +1,101 @@
+#include "linalg/qr.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "linalg/blas.hpp"
+
+namespace loragraft {
+namespace {
+
+// Rows converted to double at a time: a block of 128 x 32 doubles stays in the L1 cache.
+constexpr std::size_t kBlock = 128;
+
+void widen_rows(MatrixView<const float> in, MatrixView<double> out) {
+  for (std::size_t i = 0; i < in.rows; ++i) {
+    std::copy_n(in.row(i), in.cols, out.row(i));
+  }
+}
+
+template <class F>
+void for_each_block(MatrixView<float> y, F visit) {
+  for (std::size_t i = 0; i < y.rows; i += kBlock) {
+    visit(MatrixView<float>{y.row(i), std::min(kBlock, y.rows - i), y.cols, y.ld});
+  }
+}
+
+Matrix<double> gram(MatrixView<float> y) {
+  Matrix<double> g(y.cols, y.cols);
+  g.fill(0.0);
+  const Matrix<double> wide(kBlock, y.cols);
+  for_each_block(y, [&](MatrixView<float> block) {
+    const MatrixView<double> rows{wide.data(), block.rows, block.cols, block.cols};
+    widen_rows(block, rows);
+    add_gram(rows, g.view());
+  });
+  return g;
+}
+
+void multiply_right(MatrixView<float> y, MatrixView<const double> right) {
+  const Matrix<double> wide(kBlock, y.cols);
+  const Matrix<double> product(kBlock, y.cols);
+  for_each_block(y, [&](MatrixView<float> block) {
+    const MatrixView<double> rows{wide.data(), block.rows, block.cols, block.cols};
+    const MatrixView<double> out{product.data(), block.rows, block.cols, block.cols};
+    widen_rows(block, rows);
+    gemm(Transpose::no, Transpose::no, 1.0, rows, right, 0.0, out);
+    for (std::size_t i = 0; i < block.rows; ++i) {
+      std::transform(out.row(i), out.row(i) + block.cols, block.row(i),
+                     [](double x) { return static_cast<float>(x); });
+    }
+  });
+}
+
+// Columns are independent beyond what single-precision rounding could feign.
+bool well_conditioned(MatrixView<const double> r) {
+  double smallest = std::numeric_limits<double>::infinity();
+  double largest = 0.0;
+  for (std::size_t i = 0; i < r.rows; ++i) {
+    smallest = std::min(smallest, std::abs(r.row(i)[i]));
+    largest = std::max(largest, std::abs(r.row(i)[i]));
+  }
+  return smallest > 4.0 * std::numeric_limits<float>::epsilon() * largest;
+}
+
+bool cholesky_qr_step(MatrixView<float> y, Matrix<double>& r) {
+  Matrix<double> factor = gram(y);
+  if (!cholesky(factor.view()) || !well_conditioned(factor.view())) return false;
+  Matrix<double> product(r.rows(), r.cols());
+  gemm(Transpose::no, Transpose::no, 1.0, factor.view(), r.view(), 0.0, product.view());
+  invert_upper(factor.view());
+  multiply_right(y, factor.view());
+  r = std::move(product);
+  return true;
+}
+
+Matrix<double> householder(MatrixView<float> y) {
+  const Matrix<double> wide(y.rows, y.cols);
+  Matrix<double> r(y.cols, y.cols);
+  widen_rows(y, wide.view());
+  householder_qr(wide.view(), r.view());
+  for (std::size_t i = 0; i < y.rows; ++i) {
+    std::transform(wide.row(i), wide.row(i) + y.cols, y.row(i),
+                   [](double x) { return static_cast<float>(x); });
+  }
+  return r;
+}
+
+}  // namespace
+
+Matrix<double> orthonormalize(MatrixView<float> y) {
+  Matrix<double> r(y.cols, y.cols);
+  r.fill(0.0);
+  for (std::size_t i = 0; i < y.cols; ++i) r.row(i)[i] = 1.0;
+  if (!cholesky_qr_step(y, r)) return householder(y);
+  // The second step cannot meet dependent columns: the first left them nearly orthonormal.
+  cholesky_qr_step(y, r);
+  return r;
+}
+
+}  // namespace loragraft

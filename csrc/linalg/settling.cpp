@@ -1,0 +1,50 @@
+#include "linalg/settling.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace loragraft {
+namespace {
+
+// An error 0.1 % above the optimum is 0.2 % in energy; half of it is kept as a margin.
+constexpr double kTolerance = 1e-3;
+// Gains fall at least by this factor less than the last ratio promises: flat spectra converge
+// more slowly than geometrically.
+constexpr double kSlowestRatio = 0.95;
+
+}  // namespace
+
+bool SettlingRule::settled(const std::vector<double>& squares) {
+  const double top = squares.empty() ? 0.0 : squares.front();
+  double kept = 0.0;
+  double gain = 0.0;
+  double beyond = 0.0;
+  for (std::size_t i = 0; i < squares.size(); ++i) {
+    if (i >= rank_) {
+      beyond += squares[i];
+      continue;
+    }
+    kept += squares[i];
+    // Single-precision data know a singular value to about eps * s_1.
+    const double noise = 8.0 * std::numeric_limits<float>::epsilon() * std::sqrt(top * squares[i]);
+    const double before = i < previous_.size() ? previous_[i] : 0.0;
+    gain += std::max(0.0, std::abs(squares[i] - before) - noise);
+  }
+  const double left_out = std::max({total_ - kept, beyond, 0.0});
+  const double ratio =
+      steps_ < 2 || previous_gain_ <= 0.0 ? kSlowestRatio
+                                          : std::min(kSlowestRatio, gain / previous_gain_);
+  // The sketch's own tail tells the convergence before two gains are known.
+  const double decay = squares.size() > rank_ && squares[rank_ - 1] > 0.0
+                           ? squares.back() / squares[rank_ - 1]
+                           : 1.0;
+  const double slowest = steps_ < 2 ? std::min(ratio, decay) : std::max(ratio, 0.0);
+  const double to_come = gain * slowest / (1.0 - slowest);
+  previous_ = squares;
+  previous_gain_ = gain;
+  ++steps_;
+  return steps_ >= 2 && to_come <= kTolerance * left_out;
+}
+
+}  // namespace loragraft

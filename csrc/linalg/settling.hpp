@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace loragraft {
+
+// Decides when subspace iteration has found what a rank-k approximation can keep. Fed with the
+// squared singular values of A restricted to the current subspace after each half step.
+class SettlingRule {
+ public:
+  // `total` is ||A||_F^2.
+  SettlingRule(std::size_t rank, double total) : rank_(rank), total_(total) {}
+
+  // True when the energy still to be gained by rank k is below a small share of the energy left
+  // out, so that the error is within 0.1 % of the optimum's.
+  bool settled(const std::vector<double>& squares);
+
+ private:
+  std::size_t rank_;
+  double total_;
+  std::vector<double> previous_;
+  double previous_gain_ = 0.0;
+  std::size_t steps_ = 0;
+};
+
+}  // namespace loragraft

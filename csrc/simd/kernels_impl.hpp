@@ -1,0 +1,203 @@
+// The kernels, written once over a vector type. Included by one file per ISA, each of which
+// defines `Vec` in its own unnamed namespace and is compiled with its own flags.
+//
+// Nothing here may have external linkage, and no standard header with inline functions may be
+// included: the linker would keep one copy for all, perhaps one this machine cannot run.
+//
+// Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
+// add, sub, fma(a, b, c) = a * b + c, load_bf16, load_f16, binade (clears sign and mantissa), and
+// a nested Squares {add(Vec), total()} that sums squares in double precision.
+
+namespace loragraft {
+namespace {
+
+template <DType D>
+struct Stored;
+template <>
+struct Stored<DType::bf16> {
+  using Type = unsigned short;
+  static Vec load(const Type* p) { return Vec::load_bf16(p); }
+};
+template <>
+struct Stored<DType::f16> {
+  using Type = unsigned short;
+  static Vec load(const Type* p) { return Vec::load_f16(p); }
+};
+template <>
+struct Stored<DType::f32> {
+  using Type = float;
+  static Vec load(const Type* p) { return Vec::load(p); }
+};
+
+// Load fewer than kLanes elements, the rest zero, without touching what lies behind them.
+template <DType D>
+Vec load_part(const std::byte* in, std::size_t count) {
+  typename Stored<D>::Type padded[Vec::kLanes] = {};
+  __builtin_memcpy(padded, in, count * sizeof(padded[0]));
+  return Stored<D>::load(padded);
+}
+
+template <DType D>
+Vec load_at(const std::byte* in, std::size_t i) {
+  // The pointer may be unaligned; every Vec load accepts that.
+  return Stored<D>::load(
+      reinterpret_cast<const typename Stored<D>::Type*>(in + i * size_of(D)));
+}
+
+inline void store_part(float* out, Vec value, std::size_t count) {
+  float padded[Vec::kLanes];
+  value.store(padded);
+  __builtin_memcpy(out, padded, count * sizeof(float));
+}
+
+template <DType D>
+void widen(const std::byte* in, float* out, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) load_at<D>(in, i).store(out + i);
+  if (i < n) store_part(out + i, load_part<D>(in + i * size_of(D), n - i), n - i);
+}
+
+template <DType B, DType T>
+void delta(const std::byte* base, const std::byte* tuned, float* out, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    sub(load_at<T>(tuned, i), load_at<B>(base, i)).store(out + i);
+  }
+  if (i < n) {
+    const Vec t = load_part<T>(tuned + i * size_of(T), n - i);
+    store_part(out + i, sub(t, load_part<B>(base + i * size_of(B), n - i)), n - i);
+  }
+}
+
+template <DType B, DType T>
+void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::size_t n,
+                TileSums& sums) {
+  Vec::Squares delta_squares;
+  Vec::Squares base_squares;
+  Vec::Squares binade_squares;
+  const auto take = [&](Vec b, Vec t) {
+    const Vec d = sub(t, b);
+    delta_squares.add(d);
+    base_squares.add(b);
+    binade_squares.add(t.binade());
+    return d;
+  };
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    take(load_at<B>(base, i), load_at<T>(tuned, i)).store(out + i);
+  }
+  if (i < n) {
+    const Vec t = load_part<T>(tuned + i * size_of(T), n - i);
+    store_part(out + i, take(load_part<B>(base + i * size_of(B), n - i), t), n - i);
+  }
+  sums.delta += delta_squares.total();
+  sums.base += base_squares.total();
+  sums.binade += binade_squares.total();
+}
+
+// One register tile: kR rows by kV vectors, `steps` rank-one updates, then added to c.
+template <int kR, int kV>
+void register_tile(const float* a, std::size_t row_stride, std::size_t step_stride,
+                   std::size_t steps, const float* b, std::size_t ldb, float* c, std::size_t ldc) {
+  Vec acc[kR][kV];
+  for (int i = 0; i < kR; ++i) {
+    for (int v = 0; v < kV; ++v) acc[i][v] = Vec::zero();
+  }
+  for (std::size_t k = 0; k < steps; ++k) {
+    Vec row[kV];
+    for (int v = 0; v < kV; ++v) row[v] = Vec::load(b + k * ldb + v * Vec::kLanes);
+    const float* column = a + k * step_stride;
+    for (int i = 0; i < kR; ++i) {
+      const Vec x = Vec::broadcast(column + i * row_stride);
+      for (int v = 0; v < kV; ++v) acc[i][v] = fma(x, row[v], acc[i][v]);
+    }
+  }
+  for (int i = 0; i < kR; ++i) {
+    for (int v = 0; v < kV; ++v) {
+      float* out = c + i * ldc + v * Vec::kLanes;
+      add(Vec::load(out), acc[i][v]).store(out);
+    }
+  }
+}
+
+// The rows that do not fill a register tile, kR or fewer.
+template <int kR, int kV>
+void last_rows(std::size_t rows, const float* a, std::size_t row_stride, std::size_t step_stride,
+               std::size_t steps, const float* b, std::size_t ldb, float* c, std::size_t ldc) {
+  if constexpr (kR > 0) {
+    if (rows == kR) {
+      register_tile<kR, kV>(a, row_stride, step_stride, steps, b, ldb, c, ldc);
+    } else {
+      last_rows<kR - 1, kV>(rows, a, row_stride, step_stride, steps, b, ldb, c, ldc);
+    }
+  }
+}
+
+template <int kV>
+void skinny_columns(const float* a, std::size_t row_stride, std::size_t step_stride,
+                    std::size_t rows, std::size_t steps, const float* b, std::size_t ldb, float* c,
+                    std::size_t ldc) {
+  constexpr std::size_t kRows = Vec::kRows;
+  for (std::size_t k = 0; k < steps; k += kStepBlock) {
+    const std::size_t count = steps - k < kStepBlock ? steps - k : kStepBlock;
+    const float* a_block = a + k * step_stride;
+    const float* b_block = b + k * ldb;
+    std::size_t i = 0;
+    for (; i + kRows <= rows; i += kRows) {
+      register_tile<Vec::kRows, kV>(a_block + i * row_stride, row_stride, step_stride, count,
+                                    b_block, ldb, c + i * ldc, ldc);
+    }
+    last_rows<Vec::kRows - 1, kV>(rows - i, a_block + i * row_stride, row_stride, step_stride,
+                                  count, b_block, ldb, c + i * ldc, ldc);
+  }
+}
+
+inline void skinny(const float* a, std::size_t row_stride, std::size_t step_stride,
+                   std::size_t rows, std::size_t steps, const float* b, std::size_t ldb, float* c,
+                   std::size_t ldc, std::size_t width) {
+  constexpr std::size_t kPair = 2 * Vec::kLanes;
+  std::size_t j = 0;
+  for (; j + kPair <= width; j += kPair) {
+    skinny_columns<2>(a, row_stride, step_stride, rows, steps, b + j, ldb, c + j, ldc);
+  }
+  for (; j < width; j += Vec::kLanes) {
+    skinny_columns<1>(a, row_stride, step_stride, rows, steps, b + j, ldb, c + j, ldc);
+  }
+}
+
+inline double sum_squares(const float* values, std::size_t n) {
+  Vec::Squares squares;
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) squares.add(Vec::load(values + i));
+  if (i < n) {
+    squares.add(load_part<DType::f32>(reinterpret_cast<const std::byte*>(values + i), n - i));
+  }
+  return squares.total();
+}
+
+template <DType B>
+constexpr void fill_row(Kernels& table, std::size_t row) {
+  table.delta[row][0] = delta<B, DType::bf16>;
+  table.delta[row][1] = delta<B, DType::f16>;
+  table.delta[row][2] = delta<B, DType::f32>;
+  table.delta_sums[row][0] = delta_sums<B, DType::bf16>;
+  table.delta_sums[row][1] = delta_sums<B, DType::f16>;
+  table.delta_sums[row][2] = delta_sums<B, DType::f32>;
+}
+
+constexpr Kernels make_kernels(const char* name) {
+  Kernels table{};
+  table.name = name;
+  table.widen[0] = widen<DType::bf16>;
+  table.widen[1] = widen<DType::f16>;
+  table.widen[2] = widen<DType::f32>;
+  fill_row<DType::bf16>(table, 0);
+  fill_row<DType::f16>(table, 1);
+  fill_row<DType::f32>(table, 2);
+  table.skinny = skinny;
+  table.sum_squares = sum_squares;
+  return table;
+}
+
+}  // namespace
+}  // namespace loragraft

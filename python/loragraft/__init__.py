@@ -1,0 +1,1 @@
+"""LoRA adapters made without training, out of weights alone."""

@@ -1,0 +1,204 @@
+"""Which linear layers to adapt: what the options say, and the layers that they choose."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from loragraft.architecture.modules import STACKED_EXPERTS, Role
+from loragraft.errors import NothingToAdaptError, UsageError
+
+if TYPE_CHECKING:
+    from loragraft.architecture.modules import Inventory, LinearModule
+
+ALL_LINEAR: Final = "all-linear"
+_REGEX: Final = "re:"
+_PRESETS: Final = {"attention": Role.ATTENTION, "mlp": Role.MLP, "experts": Role.EXPERTS}
+_NAME: Final = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
+_RANGE: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
+_SKIPPED_EXPERTS: Final = "experts are skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to adapt.
+
+    An entry of ``target_modules`` or ``exclude`` is ``all-linear`` (every linear layer but heads
+    and routers), a role (``attention``, ``mlp``, ``experts``), a suffix of the module name at a
+    dot (``q_proj``, ``mlp.c_proj``, ``lm_head``, or the full name), or ``re:`` and a regular
+    expression that is searched for in the module name. Suffixes and expressions are taken at
+    their word: they may name heads and routers.
+
+    Attributes:
+        target_modules: Layers that any of these entries names are adapted,
+        exclude: less those that any of these names,
+        layers: less those outside these blocks; None for no limit.
+        experts: False leaves out expert layers, one by one or stacked.
+    """
+
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    exclude: tuple[str, ...] = ()
+    layers: frozenset[int] | None = None
+    experts: bool = True
+
+
+def parse_selection(
+    target_modules: str, exclude: str | None, layers: str | None, *, experts: bool = True
+) -> Selection:
+    """Read the selection options.
+
+    Args:
+        target_modules: ``all-linear``, roles and suffixes separated by commas, or ``re:REGEX``
+            (the rest of the text is the expression, commas included).
+        exclude: The same, or None.
+        layers: Block numbers and ranges, both ends included, such as ``0-11,20``; None for all.
+        experts: False to leave out the experts.
+
+    Raises:
+        UsageError: Empty text, a malformed expression, name or range.
+    """
+    return Selection(
+        target_modules=_parse_entries(target_modules, "--target-modules"),
+        exclude=() if exclude is None else _parse_entries(exclude, "--exclude"),
+        layers=None if layers is None else _parse_layers(layers),
+        experts=experts,
+    )
+
+
+def select(
+    inventory: Inventory, selection: Selection
+) -> tuple[tuple[LinearModule, ...], dict[str, str]]:
+    """Choose the layers to adapt.
+
+    Returns:
+        The chosen layers in the inventory's order, and for every other tensor of the checkpoint
+        its name -> why it is left out.
+
+    Raises:
+        UsageError: An entry names no layer, or a block number does not exist.
+        NothingToAdaptError: The options together leave no layer.
+    """
+    _check_entries(inventory, selection)
+    _check_layers(inventory, selection)
+    chosen: list[LinearModule] = []
+    left_out = {
+        name: _SKIPPED_EXPERTS if why == STACKED_EXPERTS and not selection.experts else why
+        for name, why in inventory.others.items()
+    }
+    for linear in inventory.linears:
+        why = _why_left_out(linear, selection)
+        if why is None:
+            chosen.append(linear)
+        else:
+            left_out[linear.tensor] = why
+    if not chosen:
+        raise NothingToAdaptError(
+            f"no linear layer is left to adapt: {_describe(selection)} chooses none of"
+            f" {len(inventory.linears)}; the model has {_kinds(inventory)}; widen the selection"
+        )
+    return tuple(chosen), left_out
+
+
+def _parse_entries(text: str, option: str) -> tuple[str, ...]:
+    if text.startswith(_REGEX):
+        pattern = text.removeprefix(_REGEX)
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"{option}: {pattern!r} is no regular expression: {error}") from None
+        if not pattern:
+            raise UsageError(f"{option}: the expression after {_REGEX} is empty")
+        return (text,)
+    entries = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for entry in entries:
+        if not _NAME.fullmatch(entry):
+            raise UsageError(
+                f"{option}: got {entry!r}, expected {ALL_LINEAR}, {', '.join(_PRESETS)}, module"
+                f" names separated by commas, or {_REGEX}REGEX"
+            )
+    return entries
+
+
+def _parse_layers(text: str) -> frozenset[int]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            raise UsageError(f"--layers: got {part.strip()!r}, expected numbers such as 0-11,20")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise UsageError(f"--layers: the range {part.strip()} ends before it starts")
+        numbers.update(range(first, last + 1))
+    return frozenset(numbers)
+
+
+def _names(entry: str, linear: LinearModule) -> bool:
+    """Say whether an entry of a selection names a layer."""
+    if entry == ALL_LINEAR:
+        return linear.role not in {Role.HEAD, Role.ROUTER}
+    if entry in _PRESETS:
+        return linear.role is _PRESETS[entry]
+    if entry.startswith(_REGEX):
+        return re.search(entry.removeprefix(_REGEX), linear.name) is not None
+    on_disk = linear.tensor.removesuffix(".weight")
+    return any(f".{name}".endswith(f".{entry}") for name in (linear.name, on_disk))
+
+
+def _why_left_out(linear: LinearModule, selection: Selection) -> str | None:
+    if linear.role is Role.EXPERTS and not selection.experts:
+        return _SKIPPED_EXPERTS
+    if not any(_names(entry, linear) for entry in selection.target_modules):
+        if selection.target_modules == (ALL_LINEAR,):
+            return f"{linear.role.value}: not part of {ALL_LINEAR}, name it to adapt it"
+        return "not among the target modules"
+    if any(_names(entry, linear) for entry in selection.exclude):
+        return "excluded"
+    if selection.layers is not None and linear.layer not in selection.layers:
+        return "outside the chosen layers"
+    return None
+
+
+def _check_entries(inventory: Inventory, selection: Selection) -> None:
+    """Refuse an entry that names nothing: it is a slip, and would change the result unseen."""
+    options = {"--target-modules": selection.target_modules, "--exclude": selection.exclude}
+    for option, entries in options.items():
+        for entry in entries:
+            if entry == ALL_LINEAR or any(_names(entry, linear) for linear in inventory.linears):
+                continue
+            if option == "--exclude" and entry in _PRESETS:
+                continue
+            if entry == "experts" and STACKED_EXPERTS in inventory.others.values():
+                raise UsageError(
+                    f"{option}: the experts of this model are stacked in 3-D tensors, which are"
+                    " not supported; choose other modules"
+                )
+            raise UsageError(
+                f"{option}: {entry!r} matches no module; there are {_kinds(inventory)}"
+            )
+
+
+def _check_layers(inventory: Inventory, selection: Selection) -> None:
+    if selection.layers is None:
+        return
+    there = {linear.layer for linear in inventory.linears if linear.layer is not None}
+    unknown = sorted(selection.layers - there)
+    if unknown:
+        span = f"{min(there)} to {max(there)}" if there else "none"
+        raise UsageError(f"--layers: there is no layer {unknown[0]}; the model's are {span}")
+
+
+def _kinds(inventory: Inventory) -> str:
+    kinds = sorted({linear.kind for linear in inventory.linears})
+    return ", ".join(kinds) if kinds else "no linear layers"
+
+
+def _describe(selection: Selection) -> str:
+    """Write a selection as the options that make it."""
+    text = f"--target-modules {','.join(selection.target_modules)}"
+    if selection.exclude:
+        text += f" --exclude {','.join(selection.exclude)}"
+    if selection.layers is not None:
+        text += " --layers " + ",".join(str(layer) for layer in sorted(selection.layers))
+    return text if selection.experts else f"{text} --skip-3d"

@@ -1,0 +1,252 @@
+"""Files that appear whole or not at all: temporary file, fsync, rename, fsync of the directory.
+
+Where the filesystem can, the temporary file has no name until it is complete, so that even a
+killed process leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING, Final
+
+from loragraft.errors import FormatError, UsageError
+from loragraft.wording import reason, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+_NO_PREALLOCATION: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class AtomicFile:
+    """A file under construction beside its destination, which it replaces on `commit`.
+
+    Used as a context manager it commits on a clean exit and leaves nothing behind otherwise. A
+    symbolic link at the destination is replaced, not followed.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = True, mode: int = 0o666) -> None:
+        """Create the temporary file.
+
+        Args:
+            path: Destination; its directory must exist.
+            overwrite: Whether an existing destination may be replaced.
+            mode: Permissions, from which the umask is taken.
+
+        Raises:
+            FormatError: The directory cannot be written to, or the destination is no file.
+            UsageError: The destination exists and `overwrite` is false.
+        """
+        self.path = path
+        self._overwrite = overwrite
+        _check_destination(path, overwrite=overwrite)
+        self._temporary = _temporary_name(path.parent)
+        self._anonymous = _can_be_anonymous(path.parent)
+        try:
+            if self._anonymous:
+                self._fd = os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+            else:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._fd = os.open(self._temporary, flags, mode)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file has been committed or given up."""
+        return self._fd < 0
+
+    def _failed(self, error: OSError) -> FormatError:
+        hint = {
+            errno.ENOSPC: ": free some space or choose another place",
+            errno.EDQUOT: ": free some space or choose another place",
+            errno.EACCES: ": choose a directory that you may write to",
+            errno.ENOENT: ": make its directory first",
+        }.get(error.errno or 0, "")
+        return FormatError(f"{shown(self.path)}: cannot be written: {reason(error)}{hint}")
+
+    def reserve(self, size: int) -> None:
+        """Make the file `size` bytes long and take the disk space for it now.
+
+        Raises:
+            FormatError: There is not enough space. The temporary file stays until `abort`.
+        """
+        try:
+            try:
+                os.posix_fallocate(self._fd, 0, size)
+            except OSError as error:
+                if error.errno not in _NO_PREALLOCATION:
+                    raise
+                os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write flat bytes at `offset`.
+
+        Raises:
+            FormatError: The disk is full or fails.
+            RuntimeError: The file is committed or given up.
+        """
+        self._check_open()
+        rest = memoryview(data)
+        try:
+            while rest:
+                count = os.pwrite(self._fd, rest, offset)
+                rest, offset = rest[count:], offset + count
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def commit(self) -> None:
+        """Put the file in its place, safely on disk; or leave nothing of it.
+
+        Raises:
+            FormatError: The disk fails.
+            RuntimeError: The file is committed or given up already.
+            UsageError: The destination has come into being and may not be replaced.
+        """
+        self._check_open()
+        try:
+            os.fsync(self._fd)
+            if self._anonymous:
+                _link_anonymous(self._fd, self._temporary)
+            self._close()
+            self._move()
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            self.abort()
+            raise self._failed(error) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def _move(self) -> None:
+        if not self._overwrite:
+            try:
+                # A link, unlike a rename, never replaces what somebody made meanwhile.
+                os.link(self._temporary, self.path)
+            except FileExistsError as error:
+                raise _exists(self.path) from error
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                _check_destination(self.path, overwrite=False)
+            else:
+                self._temporary.unlink()
+                return
+        self._temporary.replace(self.path)
+
+    def abort(self) -> None:
+        """Remove the temporary file; harmless when there is none any more."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError(f"{shown(self.path)}: is committed or given up already")
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif not self.closed:
+            self.commit()
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a small file so that it appears whole or not at all, replacing what is there.
+
+    Raises:
+        FormatError: The file cannot be written.
+    """
+    with AtomicFile(path, mode=0o644) as file:
+        file.write(data, 0)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a small UTF-8 file as `write_bytes_atomic` does."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def _temporary_name(directory: Path) -> Path:
+    return directory / f".loragraft-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+
+
+def _can_be_anonymous(directory: Path) -> bool:
+    """Whether a file without a name can be made in a directory and be named later.
+
+    Tried out, for to learn it after hours of work would be too late.
+    """
+    name = _temporary_name(directory)
+    try:
+        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        _link_anonymous(fd, name)
+        name.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _link_anonymous(fd: int, name: Path) -> None:
+    directory = os.open(name.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Only with a directory descriptor does Python follow the link in /proc to the file.
+        os.link(f"/proc/self/fd/{fd}", name.name, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{shown(path)}: exists already: choose another name or allow overwriting")
+
+
+def _check_destination(path: Path, *, overwrite: bool) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FormatError(f"{shown(path)}: cannot be written: it exists and is not a regular file")
+    if not overwrite:
+        raise _exists(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # Some filesystems cannot sync a directory, and one may be writable but not readable; the
+        # rename itself is done.
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES}:
+            raise

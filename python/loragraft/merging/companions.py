@@ -1,0 +1,108 @@
+"""The small files that make weights a model: configuration, tokenizer, templates."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.input_file import read_bytes
+from loragraft.json_text import parse_object
+from loragraft.wording import shown
+
+if TYPE_CHECKING:
+    from loragraft.checkpoint import Checkpoint
+
+CONFIG: Final = "config.json"
+_MAX_BYTES: Final = 1 << 28
+_KNOWN: Final = (
+    "generation_config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+#: Of a whole model directory, but not of the directory that a single file happens to lie in.
+_ANY: Final = ("*.json", "*.jinja", "*.model")
+_NEVER: Final = (CONFIG, "*.index.json", "adapter_config.json", "report.json")
+_TORCH_NAMES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+def companion_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """Return the files to copy beside the weights, sorted; config.json is not among them."""
+    patterns = _KNOWN if Path(checkpoint.reference).is_file() else (*_KNOWN, *_ANY)
+    return tuple(
+        path
+        for path in sorted(checkpoint.directory.iterdir())
+        if _fits(path.name, patterns) and not _fits(path.name, _NEVER) and path.is_file()
+    )
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def read_companion(path: Path) -> bytes:
+    """Return a small file's content.
+
+    Raises:
+        FormatError: It cannot be read, or is larger than 256 MiB.
+    """
+    return read_bytes(path, _MAX_BYTES)
+
+
+def config_bytes(checkpoint: Checkpoint, dtype: str | None) -> bytes | None:
+    """Return the config.json of the merged model, None where the base has none.
+
+    Args:
+        checkpoint: The base.
+        dtype: Safetensors code that all weights are stored in; None keeps the file as it is.
+    """
+    if checkpoint.config is None:
+        return None
+    data = read_companion(checkpoint.directory / CONFIG)
+    if dtype is None:
+        return data
+    config = parse_object(data, shown(checkpoint.directory / CONFIG), strict=False)
+    return _json_bytes(_with_dtype(config, _TORCH_NAMES[dtype]))
+
+
+def index_bytes(index: Path, total_size: int | None) -> bytes:
+    """Return the shard index of the merged model.
+
+    Args:
+        index: The base's.
+        total_size: Bytes of all tensors; None keeps the file as it is.
+    """
+    data = read_companion(index)
+    if total_size is None:
+        return data
+    content = parse_object(data, shown(index))
+    metadata = content.get("metadata")
+    content["metadata"] = {
+        **(metadata if isinstance(metadata, dict) else {}),
+        "total_size": total_size,
+    }
+    return _json_bytes(content)
+
+
+def _with_dtype(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Replace every dtype that a configuration states, nested ones too."""
+    changed = dict(config)
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed[key] = _with_dtype(value, name)
+        elif key in {"dtype", "torch_dtype"} and isinstance(value, str):
+            changed[key] = name
+    return changed
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

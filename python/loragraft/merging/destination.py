@@ -1,0 +1,140 @@
+"""The directory that a merged checkpoint is written to."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from loragraft.errors import FormatError, UsageError
+from loragraft.wording import reason, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+#: What a loader would take for part of the checkpoint, were it left from an earlier one.
+_STALE: Final = ("config.json", "*.safetensors.index.json", "*.safetensors")
+
+
+def check_destination(output: Path, inputs: Iterable[Path], *, force: bool) -> None:
+    """Refuse a directory that must not be written to.
+
+    Args:
+        output: The directory; it need not exist.
+        inputs: Directories that are read from.
+        force: Whether a checkpoint in ``output`` may be replaced.
+
+    Raises:
+        UsageError: It is an input, it is no directory, or it holds something and ``force`` is
+            False.
+        FormatError: It cannot be looked at.
+    """
+    try:
+        if any(output.resolve() == directory.resolve() for directory in inputs):
+            raise UsageError(
+                f"{shown(output)}: is an input too, and would be overwritten while it is read;"
+                " choose another output directory"
+            )
+        if not output.exists():
+            return
+        if not output.is_dir():
+            raise UsageError(f"{shown(output)}: exists and is no directory; choose another name")
+        if not force and any(output.iterdir()):
+            raise UsageError(
+                f"{shown(output)}: exists and is not empty; choose another directory, or --force"
+                " to replace the checkpoint in it"
+            )
+    except OSError as error:
+        raise FormatError(f"{shown(output)}: cannot be used: {reason(error)}") from error
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        output: The directory; it need not exist.
+        needed: Bytes that will be written.
+
+    Raises:
+        FormatError: The file system has less space free.
+    """
+    place = next(place for place in (output, *output.absolute().parents) if place.exists())
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise FormatError(f"{shown(place)}: cannot be used: {reason(error)}") from error
+    if free < needed:
+        raise FormatError(
+            f"{shown(output)}: needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; free"
+            " some space or choose another place"
+        )
+
+
+@dataclass(slots=True)
+class Destination:
+    """An output directory in use: what is written there goes away again on an error.
+
+    Attributes:
+        directory: The directory; made if it does not exist.
+        written: Files to take back if the work fails.
+    """
+
+    directory: Path
+    written: list[Path] = field(default_factory=list)
+    _made: list[Path] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        for place in (self.directory, *self.directory.absolute().parents):
+            if place.exists():
+                break
+            self._made.append(place)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FormatError(
+                f"{shown(self.directory)}: cannot be made: {reason(error)}"
+            ) from error
+        return self
+
+    def clear(self, keep: Collection[str]) -> None:
+        """Remove what is left of an earlier checkpoint, its config.json first.
+
+        Args:
+            keep: File names that will be replaced and may stay until then.
+
+        Raises:
+            FormatError: A file cannot be removed.
+        """
+        try:
+            for pattern in _STALE:
+                for path in self.directory.glob(pattern):
+                    if path.name not in keep:
+                        path.unlink()
+        except OSError as error:
+            raise FormatError(
+                f"{shown(self.directory)}: cannot be cleared: {reason(error)}"
+            ) from error
+
+    def file(self, name: str) -> Path:
+        """Return where a file goes, and take it back should the work fail."""
+        path = self.directory / name
+        self.written.append(path)
+        return path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            return
+        with contextlib.suppress(OSError):
+            for path in reversed(self.written):
+                path.unlink(missing_ok=True)
+            for place in self._made:
+                place.rmdir()

@@ -1,0 +1,44 @@
+"""Pieces of error messages: one line each, and safe to print whatever a file contains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import os
+
+_LONGEST: Final = 200
+
+
+def quoted(value: object) -> str:
+    """Return `value` as a quoted literal of one line, shortened when it is very long.
+
+    Control characters, escape codes and lone surrogates come out escaped, so that a name out of a
+    hostile file cannot write to the terminal.
+    """
+    if isinstance(value, str | bytes) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]!r}... ({len(value)} long)"
+    text = repr(value)
+    if len(text) > 2 * _LONGEST:
+        return f"{text[:_LONGEST]}... ({len(text)} long)"
+    return text
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path as people write it, or quoted when it holds unprintable characters."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def reason(error: BaseException) -> str:
+    """Return why an operation failed, as one printable line.
+
+    System errors give the system's words ("No space left on device"), others their class and text.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = f"{type(error).__name__}: {error}"
+    text = " ".join(text.split())
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST] + "..."
