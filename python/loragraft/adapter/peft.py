@@ -108,18 +108,19 @@ def factor_keys(module_name: str) -> tuple[str, str]:
 def task_type(config: Mapping[str, Any] | None) -> str | None:
     """Return PEFT's task type for the class that a model's config.json names.
 
+    A classifier gets none: with ``SEQ_CLS`` PEFT expects the whole ``score`` or ``classifier``
+    layer in the file and fails without it.
+
     Args:
         config: Content of the model's config.json, None where there is none.
 
     Returns:
-        ``CAUSAL_LM``, ``SEQ_CLS``, or None, with which PEFT adapts any class.
+        ``CAUSAL_LM``, or None, with which PEFT adapts any class.
     """
     architecture = first_architecture(config)
-    if architecture is None:
-        return None
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+    if architecture is not None and architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
-    return "SEQ_CLS" if architecture.endswith("ForSequenceClassification") else None
+    return None
 
 
 def adapter_config(

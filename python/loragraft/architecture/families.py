@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from loragraft.architecture.roles import Role
 from loragraft.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Mapping
 
 _DATA: Final = Path(__file__).parent / "data"
 _GENERIC: Final = "generic"
@@ -72,8 +72,7 @@ class Family:
 
     def is_embedding(self, module: str) -> bool:
         """Say whether the last component of the path names an embedding."""
-        last = module.rpartition(".")[2]
-        return any(fnmatchcase(last, pattern) for pattern in self.embeddings)
+        return _fits_any(module.rpartition(".")[2], self.embeddings)
 
     def why_refused(self, module: str) -> str | None:
         """Return why no adapter can be put on this layer, None where one can."""
@@ -220,7 +219,16 @@ def _renames(data: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]
     return tuple((pattern, replacement) for pattern, replacement in pairs)
 
 
-def _longest_suffix(module: str, suffixes: Iterable[str]) -> str | None:
+def _longest_suffix(module: str, suffixes: Container[str]) -> str | None:
     """Return the longest of the suffixes that ends the path at a dot."""
-    fitting = [s for s in suffixes if module == s or module.endswith(f".{s}")]
-    return max(fitting, key=len, default=None)
+    rest = module
+    while rest not in suffixes:
+        _, dot, rest = rest.partition(".")
+        if not dot:
+            return None
+    return rest
+
+
+@lru_cache(maxsize=4096)
+def _fits_any(word: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(word, pattern) for pattern in patterns)

@@ -113,7 +113,7 @@ def llama_config(reader: GGUFReader) -> dict[str, Any]:
         FormatError: A field is missing, or the architecture is another one.
     """
 
-    def field(key: str) -> Any:  # noqa: ANN401
+    def field(key: str) -> Any:
         value = reader.get_field(key)
         if value is None:
             raise FormatError(f"GGUF metadata has no {key}, which config.json is made from")
@@ -213,7 +213,7 @@ def _open(path: Path) -> GGUFReader:
 
     try:
         return GGUFReader(path)
-    except (ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise FormatError(f"{path}: not a readable GGUF file: {error}") from error
 
 

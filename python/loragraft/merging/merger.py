@@ -14,6 +14,7 @@ from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.placement import place_modules
 from loragraft.architecture.modules import take_inventory
 from loragraft.checkpoint import TensorReader, open_checkpoint
+from loragraft.destination import Destination, check_destination, check_space
 from loragraft.dtypes import DTYPES, WEIGHT_DTYPES, from_float32
 from loragraft.errors import MismatchError, NonFiniteError, UsageError
 from loragraft.merging.companions import (
@@ -23,7 +24,6 @@ from loragraft.merging.companions import (
     index_bytes,
     read_companion,
 )
-from loragraft.merging.destination import Destination, check_destination, check_space
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import SafetensorsWriter, write_bytes_atomic
 from loragraft.wording import shown
@@ -165,9 +165,9 @@ def _check_factors_only(adapter: PeftAdapter) -> None:
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise MismatchError(
-            f"{shown(adapter.directory)}: {len(names)} tensors are no LoRA factors and cannot be"
-            f" merged: {', '.join(names[:_SHOWN])}{more}; make the adapter without"
-            " modules_to_save, biases and embeddings, or merge it with PEFT"
+            f"{shown(adapter.directory)}: tensors that are no LoRA factors cannot be merged:"
+            f" {', '.join(names[:_SHOWN])}{more}; make the adapter without modules_to_save, biases"
+            " and embeddings, or merge it with PEFT"
         )
 
 
@@ -207,9 +207,7 @@ def _write_tensor(job: _Job, writer: SafetensorsWriter, entry: TensorEntry) -> N
 def _ranges(size: int, width: int) -> list[tuple[int, int]]:
     """Ranges of elements, ``width`` bytes each, of about a slab."""
     scale = max(1, 4 // width)
-    return [
-        (scale * start, min(size, scale * stop)) for start, stop in slabs(-(-size // scale), 1)
-    ]
+    return [(scale * start, min(size, scale * stop)) for start, stop in slabs(-(-size // scale), 1)]
 
 
 def _convert_tensor(job: _Job, writer: SafetensorsWriter, entry: TensorEntry) -> None:
@@ -244,9 +242,7 @@ def _merge_tensor(
         writer.write_part(entry.name, stored, start * columns * DTYPES[code].bits // 8)
 
 
-def _not_finite(
-    entry: TensorEntry, code: str, weight: NDArray[np.float32]
-) -> NonFiniteError:
+def _not_finite(entry: TensorEntry, code: str, weight: NDArray[np.float32]) -> NonFiniteError:
     where = f"{shown(entry.path)}: tensor {entry.name}"
     if not np.isfinite(weight).all():
         return NonFiniteError(f"{where} holds NaN or Inf: expected finite weights; repair the base")
@@ -257,15 +253,15 @@ def _not_finite(
 
 
 def _finite(stored: NDArray[np.generic], code: str) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_]
     if code == "BF16":
-        finite: NDArray[np.bool_] = (stored.view(np.uint16) & 0x7F80) != 0x7F80
-        return finite
-    return np.isfinite(stored.view(DTYPES[code].storage))
+        finite = (stored.view(np.uint16) & 0x7F80) != 0x7F80
+    else:
+        finite = np.isfinite(stored.view(DTYPES[code].storage))
+    return finite
 
 
-def _write_companions(
-    job: _Job, destination: Destination, companions: tuple[Path, ...]
-) -> None:
+def _write_companions(job: _Job, destination: Destination, companions: tuple[Path, ...]) -> None:
     """Write the index, the small files, and at last config.json."""
     base = job.base
     if base.index is not None:

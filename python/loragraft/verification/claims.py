@@ -103,9 +103,7 @@ def _is_module(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
-def _differences(
-    claim: Mapping[str, Any], module: ModuleReport, figure: str
-) -> Iterator[float]:
+def _differences(claim: Mapping[str, Any], module: ModuleReport, figure: str) -> Iterator[float]:
     """Yield how far a claimed figure is off, if both sides state it; NaN counts as infinite."""
     claimed, found = claim.get(figure), getattr(module, figure)
     if claimed is None or found is None:
@@ -133,9 +131,10 @@ def _disagreement(
     differences: Sequence[tuple[float, str]],
 ) -> str:
     count = sum(difference > TOLERANCE for difference, _ in differences)
+    claimed, found = claim[figure], getattr(module, figure)
     return (
-        f"report.json claims a {figure} that the files do not bear out in {count} modules, worst"
-        f" {name}: claimed {claim[figure]!r:.40}, measured {getattr(module, figure):.6g}"
+        f"report.json claims a {figure} that the files do not bear out in {count} of"
+        f" {len(differences)} modules, worst {name}: claimed {claimed!r:.40}, measured {found:.6g}"
     )
 
 

@@ -15,8 +15,8 @@ from loragraft.report.model import Outcome, TensorReport
 from loragraft.verification.tally import tally_change, total
 
 if TYPE_CHECKING:
+    from loragraft.alignment import TensorPair
     from loragraft.checkpoint import TensorEntry, TensorReader
-    from loragraft.verification.alignment import TensorPair
 
 
 def compare_pair(reader: TensorReader, pair: TensorPair, reason: str) -> TensorReport:

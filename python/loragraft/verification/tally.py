@@ -71,7 +71,8 @@ def rounding_energy(tuned: NDArray[np.float32], dtype: str) -> float:
 
 def _square(values: NDArray[np.float64]) -> float:
     flat = values.ravel()
-    return float(flat @ flat)
+    # Not BLAS: its threads cost more than they gain here, most of all on a busy machine.
+    return float(np.einsum("i,i->", flat, flat))
 
 
 def tally_change(base: NDArray[np.float32], tuned: NDArray[np.float32]) -> Tally:

@@ -10,11 +10,12 @@ Accuracy. With u = 2⁻²⁴ (float32), v = 2⁻⁵³ (float64), rank r and ‖�
 - scaling·B·A is formed in float32, as PEFT and `merge` form it. It differs from the exact product
   by at most (r + 2)·u·|scaling|·|B|·|A| per weight, so in norm by at most
   ε = (r + 2)·u·|scaling|·‖B‖·‖A‖.
-- The residual ‖ΔW − scaling·B·A‖ is summed directly in float64, N terms in pairwise or blocked
-  order: relative error at most N·v, in practice below 1e-13. It is never taken as a difference of
-  squared norms, which cancels. By the triangle inequality the stated relative error is therefore
-  within ε/‖ΔW‖ of the exact one. For balanced factors of a truncated SVD
-  |scaling|·‖B‖·‖A‖ ≤ √r·‖ΔW‖, which makes it (r + 2)·√r·u: 5e-6 at rank 16.
+- The residual ‖ΔW − scaling·B·A‖ is summed directly in float64, slabs of N ≤ 2²⁰ weights and
+  then the slabs with one rounding: relative error at most N·v ≈ 1e-10, in practice below 1e-13.
+  It is never taken as a difference of squared norms, which cancels. By the triangle inequality
+  the stated relative error is therefore within ε/‖ΔW‖ (and 1e-10 of itself) of the exact one.
+  For balanced factors of a truncated SVD |scaling|·‖B‖·‖A‖ ≤ √r·‖ΔW‖, which makes it
+  (r + 2)·√r·u: 5e-6 at rank 16.
 - The Eckart–Young optimum comes from a float64 Gram matrix. Tail energies below about 1e-14 of
   the total, that is optimal errors below about 1e-7, are noise.
 """
@@ -28,12 +29,12 @@ from typing import TYPE_CHECKING
 
 from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.placement import place_modules
+from loragraft.alignment import align
 from loragraft.architecture.modules import take_inventory
 from loragraft.checkpoint import TensorReader, open_checkpoint
 from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import MismatchError
 from loragraft.report.model import Report, Summary, count_outcomes
-from loragraft.verification.alignment import align
 from loragraft.verification.claims import check_claims
 from loragraft.verification.comparison import compare_pair
 from loragraft.verification.measurement import measure, relative_error
@@ -44,10 +45,9 @@ if TYPE_CHECKING:
 
     from loragraft.adapter.peft import PeftAdapter
     from loragraft.adapter.placement import Placement
+    from loragraft.alignment import TensorPair
     from loragraft.checkpoint import Checkpoint
     from loragraft.report.model import TensorReport
-    from loragraft.verification.alignment import TensorPair
-    from loragraft.verification.claims import ClaimCheck
     from loragraft.verification.measurement import Measurement
 
     #: Told the tensor just finished, bytes done and bytes in all.
@@ -171,20 +171,20 @@ def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
     ]
     if still:
         warnings.append(
-            f"the adapter changes {len(still)} modules whose weights are equal in BASE and TUNED,"
-            f" such as {still[0]}"
+            "the adapter changes modules whose weights are equal in BASE and TUNED:"
+            f" {len(still)}, such as {still[0]}"
         )
     if adapter.other_tensors:
         shown = ", ".join(sorted(adapter.other_tensors)[:_SHOWN])
         warnings.append(
-            f"{len(adapter.other_tensors)} tensors of the adapter are no LoRA factors and were"
-            f" not verified, such as {shown}"
+            "tensors of the adapter that are no LoRA factors were not verified:"
+            f" {len(adapter.other_tensors)}, such as {shown}"
         )
     worse = [item.module.name for item in found if item.tally.residual > item.tally.delta > 0.0]
     if worse:
         warnings.append(
-            f"the adapter takes {len(worse)} modules further from TUNED than BASE is, such as"
-            f" {worse[0]}"
+            "the adapter takes modules further from TUNED than BASE is:"
+            f" {len(worse)}, such as {worse[0]}"
         )
     return warnings
 
@@ -203,8 +203,8 @@ def _summary(
     files = {entry.path for module in adapter.modules for entry in (module.lora_A, module.lora_B)}
     return Summary(
         verdict=f"The adapter reproduces {1.0 - error**2:.2%} of the change in {len(found)}"
-        f" modules, with a relative error of {error:.2%}; {exact:.2%} of their weights come out"
-        " bit for bit.",
+        f" module{'s' if len(found) > 1 else ''}, with a relative error of {error:.2%};"
+        f" {exact:.2%} of their weights come out bit for bit.",
         counts=count_outcomes(tuple(tensors)),
         bytes_read=cost[0],
         bytes_written=sum(path.stat().st_size for path in files),

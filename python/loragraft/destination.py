@@ -1,4 +1,4 @@
-"""The directory that a merged checkpoint is written to."""
+"""The directory that a checkpoint or an adapter is written to."""
 
 from __future__ import annotations
 

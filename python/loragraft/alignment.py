@@ -61,10 +61,11 @@ def align(base: Checkpoint, tuned: Checkpoint, inventory: Inventory) -> tuple[Te
         if left is None or right is None:
             why = "only in TUNED" if left is None else "only in BASE"
         elif left.shape != right.shape:
-            if not _grew(left, right) or name.rpartition(".")[0] not in vocabulary:
+            if _grew(left, right) and name.rpartition(".")[0] in vocabulary:
+                rows = left.shape[0], right.shape[0]
+                why = f"vocabulary differs: {rows[0]} rows in BASE, {rows[1]} in TUNED"
+            else:
                 misfits.append((left, right))
-            why = f"vocabulary differs: {left.shape[:1]} rows in BASE, {right.shape[:1]} in TUNED"
-            why = why.replace("(", "").replace(",)", "")
         pairs.append(TensorPair(name, left, right, why))
     if misfits:
         raise _mismatch(base, tuned, misfits)
@@ -79,8 +80,10 @@ def _vocabulary_modules(inventory: Inventory) -> frozenset[str]:
 
 
 def _grew(left: TensorEntry, right: TensorEntry) -> bool:
-    return bool(left.shape) and len(left.shape) == len(right.shape) and (
-        left.shape[1:] == right.shape[1:]
+    return (
+        bool(left.shape)
+        and len(left.shape) == len(right.shape)
+        and (left.shape[1:] == right.shape[1:])
     )
 
 
@@ -92,6 +95,6 @@ def _mismatch(
     )
     more = f" and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
     return MismatchError(
-        f"{base.reference} and {tuned.reference} differ in the shape of {len(misfits)} tensors:"
-        f" {shown}{more}; give two checkpoints of one architecture"
+        f"{base.reference} and {tuned.reference} have tensors of different shapes,"
+        f" {len(misfits)} in all: {shown}{more}; give two checkpoints of one architecture"
     )

@@ -1,0 +1,258 @@
+"""Two checkpoints in, the adapter that turns the first into the second out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loragraft.adapter.peft import CONFIG_FILE
+from loragraft.architecture.selection import parse_selection
+from loragraft.checkpoint import open_checkpoint
+from loragraft.destination import Destination, check_destination, check_space
+from loragraft.errors import NothingToAdaptError
+from loragraft.extraction.factors import Factors, FactorStore, oriented
+from loragraft.extraction.findings import Findings
+from loragraft.extraction.options import ExtractOptions
+from loragraft.extraction.output import config_of, tensors_path, write_documents, write_tensors
+from loragraft.extraction.plan import make_plan
+from loragraft.extraction.preflight import check_memory, differences
+from loragraft.extraction.ranks import parse_rank
+from loragraft.extraction.spool import Spool
+from loragraft.extraction.verdict import verdict, warnings
+from loragraft.extraction.work import Work
+from loragraft.report.model import Report, Summary, count_outcomes, total_energy
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from loragraft.extraction.plan import ExtractionPlan
+
+    Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """A finished extraction.
+
+    Attributes:
+        report: What was found, per tensor and module.
+        output: The adapter's directory, None when nothing was written.
+        factors: Factors by module name when nothing was written, else empty.
+        config: The adapter's ``adapter_config.json``.
+    """
+
+    report: Report
+    output: Path | None
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_extraction(
+    base: str | os.PathLike[str], tuned: str | os.PathLike[str], options: ExtractOptions
+) -> ExtractionPlan:
+    """Work out from headers alone what an extraction would do; nothing is written.
+
+    Raises:
+        LoragraftError: As `extract`.
+    """
+    return make_plan(open_checkpoint(base), open_checkpoint(tuned), options)
+
+
+def extract(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    rank: int | str = 16,
+    target_modules: str = "all-linear",
+    exclude: str | None = None,
+    layers: str | None = None,
+    experts: bool = True,
+    alpha: float | None = None,
+    dtype: str = "auto",
+    oversampling: int = 8,
+    power_iterations: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    io: str = "auto",
+    force: bool = False,
+    report: bool = True,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Extract the LoRA adapter that turns one checkpoint into another.
+
+    For every chosen linear layer ΔW = W_tuned − W_base, formed in float32 tile by tile, is
+    factored by a randomized truncated SVD (Halko, Martinsson, Tropp 2011), ΔW ≈ U S Vᵀ, and
+    written as lora_B = U√S, lora_A = √S Vᵀ.
+
+    Args:
+        base: The base checkpoint: a directory, one .safetensors file, or a Hub id.
+        tuned: The checkpoint to imitate, of the same architecture.
+        output: Directory for the adapter; None keeps the factors in memory.
+        rank: Rank of the adapter; capped where a matrix has no more.
+        target_modules: ``all-linear``, ``attention``, ``mlp``, ``experts``, suffixes separated by
+            commas, or ``re:REGEX``.
+        exclude: Layers to leave out, written the same way.
+        layers: Block numbers such as ``0-11,20``.
+        experts: False leaves expert layers out.
+        alpha: The adapter's alpha; the rank by default, which makes the scaling 1.
+        dtype: Of the factors: ``auto`` (fp16 where it is safe, else bf16), ``bf16``, ``fp16``,
+            ``fp32``.
+        oversampling: Sketch columns beyond the rank, at least.
+        power_iterations: None to iterate until the captured energy has settled.
+        seed: Of the sketches. The same inputs, options and seed give the same bytes.
+        threads: None for one per core.
+        io: ``auto``, ``mmap`` or ``pread``.
+        force: Replace an adapter in ``output``.
+        report: Write ``report.json`` too.
+        progress: Called with (what, bytes done, bytes in all) from time to time.
+
+    Returns:
+        The report and where the adapter lies.
+
+    Raises:
+        FormatError: A file cannot be read or written, or is malformed.
+        MismatchError: The checkpoints are not of one architecture.
+        NothingToAdaptError: They are equal in every chosen layer.
+        NonFiniteError: NaN or Inf among the weights.
+        StoppedError: Interrupted; nothing was written.
+        UsageError: An option that cannot be used, or an ``output`` that exists.
+    """
+    options = ExtractOptions(
+        rank=parse_rank(rank),
+        selection=parse_selection(target_modules, exclude, layers, experts=experts),
+        alpha=alpha,
+        dtype=dtype,
+        oversampling=oversampling,
+        power_iterations=power_iterations,
+        seed=seed,
+        threads=threads,
+        io=io,
+    )
+    plan = plan_extraction(base, tuned, options)
+    if output is None:
+        return _in_memory(plan, progress)
+    return run_plan(plan, Path(output), force=force, with_report=report, progress=progress)
+
+
+def run_plan(
+    plan: ExtractionPlan,
+    output: Path,
+    *,
+    force: bool = False,
+    with_report: bool = True,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Carry a plan out and write the adapter; see `extract`."""
+    start = time.perf_counter()
+    inputs = [plan.base.directory, plan.tuned.directory]
+    check_destination(output, inputs, force=force)
+    check_memory(plan)
+    # The factors lie on disk twice while they are put in order.
+    check_space(output, 2 * plan.largest_result)
+    with Destination(output) as destination, Spool(destination.directory) as spool:
+        store = FactorStore(spool)
+        findings = _compute(plan, store, progress)
+        _require_result(plan, store)
+        # From here on what is in the directory is no longer the adapter that was there.
+        (output / CONFIG_FILE).unlink(missing_ok=True)
+        written = write_tensors(tensors_path(destination), store)
+        seconds = time.perf_counter() - start
+        report = _report(plan, findings, bytes_written=written, seconds=seconds)
+        config = config_of(plan, report)
+        write_documents(destination, config, report, with_report=with_report)
+    return Extraction(report=report, output=output, config=config)
+
+
+def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
+    start = time.perf_counter()
+    check_memory(plan)
+    kept: dict[str, Factors] = {}
+    findings = Findings(plan)
+    modules = {module.pair.name: module for module in plan.modules}
+    with Work(plan) as work:
+        for pair, result in work:
+            findings.add(pair, result)
+            if result.rank:
+                module = modules[pair.name]
+                a, b = oriented(module, result)
+                alpha = plan.options.scaling * result.rank
+                kept[module.linear.name] = Factors(a, b, result.dtype, alpha)
+            if progress is not None:
+                progress("extract", findings.bytes_read, plan.bytes_to_read)
+    if not kept:
+        raise _nothing(plan)
+    written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
+    seconds = time.perf_counter() - start
+    report = _report(plan, findings, bytes_written=written, seconds=seconds)
+    order = {module.linear.name: None for module in plan.modules if module.linear.name in kept}
+    return Extraction(
+        report=report,
+        output=None,
+        factors={name: kept[name] for name in order},
+        config=config_of(plan, report),
+    )
+
+
+def _compute(plan: ExtractionPlan, store: FactorStore, progress: Progress | None) -> Findings:
+    findings = Findings(plan)
+    modules = {module.pair.name: module for module in plan.modules}
+    with Work(plan) as work:
+        for pair, result in work:
+            if result.rank:
+                store.add(modules[pair.name], result)
+            findings.add(pair, result)
+            if progress is not None:
+                progress("extract", findings.bytes_read, plan.bytes_to_read)
+    return findings
+
+
+def _require_result(plan: ExtractionPlan, store: FactorStore) -> None:
+    if not store.modules:
+        raise _nothing(plan)
+
+
+def _nothing(plan: ExtractionPlan) -> NothingToAdaptError:
+    return NothingToAdaptError(
+        f"all {len(plan.modules)} chosen layers are equal in {plan.base.reference} and"
+        f" {plan.tuned.reference}: there is nothing to adapt; are these the right checkpoints?"
+    )
+
+
+def _report(
+    plan: ExtractionPlan, findings: Findings, *, bytes_written: int, seconds: float
+) -> Report:
+    tensors, modules = findings.tensors(), findings.modules()
+    energy, error = total_energy(modules)
+    options = plan.options
+    summary = Summary(
+        verdict=verdict(modules, energy, error),
+        counts=count_outcomes(tensors),
+        bytes_read=findings.bytes_read,
+        bytes_written=bytes_written,
+        seconds=seconds,
+        energy=energy,
+        error=error,
+        warnings=(
+            *differences(plan.base, plan.tuned),
+            *warnings(plan, tensors, modules),
+        ),
+    )
+    inputs = {
+        "base": plan.base.reference,
+        "tuned": plan.tuned.reference,
+        "rank": options.rank.most,
+        "alpha": options.scaling * options.rank.most,
+        "dtype": options.dtype,
+        "target_modules": list(options.selection.target_modules),
+        "exclude": list(options.selection.exclude),
+        "layers": sorted(options.selection.layers) if options.selection.layers else None,
+        "experts": options.selection.experts,
+        "oversampling": options.oversampling,
+        "power_iterations": options.power_iterations,
+        "seed": options.seed,
+    }
+    return Report("extract", inputs, summary, tensors, modules)

@@ -1,0 +1,78 @@
+"""The options of an extraction, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from loragraft.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from loragraft.architecture.selection import Selection
+    from loragraft.extraction.ranks import RankRule
+
+#: Values of ``--dtype`` and the safetensors codes that they stand for.
+FACTOR_DTYPES: Final = {"auto": "auto", "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+_IO: Final = ("auto", "mmap", "pread")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractOptions:
+    """How to extract.
+
+    Attributes:
+        rank: The rank rule.
+        selection: Which linear layers to adapt.
+        alpha: The adapter's alpha, None for the rank, which makes the scaling 1.
+        dtype: ``auto`` (fp16 where it is safe, else bf16), ``bf16``, ``fp16`` or ``fp32``.
+        oversampling: Columns of the sketch beyond the rank, at least.
+        power_iterations: None to iterate until the captured energy has settled.
+        seed: Of the sketches.
+        threads: None for one per core.
+        io: ``mmap``, ``pread``, or ``auto`` (a map unless the file lies on a network).
+    """
+
+    rank: RankRule
+    selection: Selection
+    alpha: float | None = None
+    dtype: str = "auto"
+    oversampling: int = 8
+    power_iterations: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    io: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UsageError(f"--alpha {self.alpha}: expected a positive number")
+        if self.dtype not in FACTOR_DTYPES:
+            raise UsageError(f"--dtype {self.dtype}: expected {', '.join(FACTOR_DTYPES)}")
+        if self.io not in _IO:
+            raise UsageError(f"--io {self.io}: expected {', '.join(_IO)}")
+        if not 0 <= self.oversampling <= 4096:
+            raise UsageError(f"--oversampling {self.oversampling}: expected 0 to 4096")
+        if self.power_iterations is not None and not 0 <= self.power_iterations <= 100:
+            raise UsageError(f"--power-iterations {self.power_iterations}: expected auto or 0..100")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed}: expected 0 to 2^63 - 1")
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank of the adapter: what PEFT multiplies B·A with, in every module."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank.most
+
+
+def require_format(name: str) -> None:
+    """Refuse output formats that cannot be written yet.
+
+    Raises:
+        MissingDependencyError: ``gguf`` or ``both``.
+        UsageError: An unknown format.
+    """
+    if name in {"gguf", "both"}:
+        raise MissingDependencyError(
+            f"--format {name}: GGUF output is not available in this version; use --format peft"
+        )
+    if name != "peft":
+        raise UsageError(f"--format {name}: expected peft, gguf or both")

@@ -1,0 +1,93 @@
+"""What can be known to go wrong before the long work begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.errors import FormatError
+from loragraft.native import resolve_threads
+
+if TYPE_CHECKING:
+    from loragraft.checkpoint import Checkpoint
+    from loragraft.extraction.plan import ExtractionPlan
+
+#: Keys of config.json that say nothing of the weights.
+_IDLE_KEYS: Final = frozenset(
+    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
+)
+#: Bytes of interpreter, libraries and buffers that do not depend on the model.
+_FIXED_MEMORY: Final = 120_000_000
+_WIDTH_UNIT: Final = 16
+_GROUPS: Final = 16
+
+
+def needed_memory(plan: ExtractionPlan) -> int:
+    """Return an upper estimate of the anonymous memory of a run, in bytes.
+
+    Per thread: both subspaces, partial sums of the transposed product, and the factors.
+    """
+    options = plan.options
+    largest = 0
+    for module in plan.modules:
+        rows, columns = module.linear.shape
+        width = -(-(module.rank + options.oversampling) // _WIDTH_UNIT) * _WIDTH_UNIT
+        groups = min(_GROUPS, max(1, max(rows, columns) // 1080))
+        largest = max(largest, 4 * width * (2 * (rows + columns) + groups * max(rows, columns)))
+    return _FIXED_MEMORY + resolve_threads(options.threads) * largest
+
+
+def check_memory(plan: ExtractionPlan) -> None:
+    """Refuse work that the free memory cannot hold.
+
+    Raises:
+        FormatError: It cannot.
+    """
+    needed, free = needed_memory(plan), _available_memory()
+    if free is not None and needed > free:
+        raise FormatError(
+            f"not enough memory: about {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are"
+            " free; use fewer --threads or a smaller --rank"
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be had without swapping, None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
+def differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
+    """Return a warning for each way in which the two sides' configuration differs."""
+    warnings = []
+    if base.config is not None and tuned.config is not None:
+        keys = sorted(
+            key
+            for key in {*base.config, *tuned.config} - _IDLE_KEYS
+            if base.config.get(key) != tuned.config.get(key)
+        )
+        if keys:
+            shown = ", ".join(f"{key} ({_values(base, tuned, key)})" for key in keys[:3])
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            warnings.append(f"config.json differs in {shown}{more}: the adapter cannot carry that")
+    ours, theirs = base.tokenizer_files(), tuned.tokenizer_files()
+    changed = sorted(name for name in {*ours} & {*theirs} if ours[name] != theirs[name])
+    if changed:
+        warnings.append(
+            f"the tokenizers differ ({', '.join(changed)}): use TUNED's with the adapter"
+        )
+    return warnings
+
+
+def _values(base: Checkpoint, tuned: Checkpoint, key: str) -> str:
+    def short(config: Any) -> str:
+        text = json.dumps(config.get(key), default=str)
+        return text if len(text) <= 24 else text[:21] + "..."
+
+    return f"{short(base.config)} in BASE, {short(tuned.config)} in TUNED"

@@ -1,0 +1,94 @@
+"""The sentence on top of an extraction's report, and its warnings."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Final
+
+from loragraft.extraction.findings import LARGE_CHANGE
+from loragraft.report.model import Outcome
+
+if TYPE_CHECKING:
+    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.report.model import ModuleReport, TensorReport
+
+#: Two independent matrices of one distribution differ by √2 of their norm. Fine-tunes stay far
+#: below this; what exceeds it in most tensors was hardly trained from that base.
+UNRELATED: Final = 0.5
+
+
+def verdict(modules: tuple[ModuleReport, ...], energy: float, error: float) -> str:
+    """Return one sentence: how many modules, which rank, what share of the change they keep."""
+    ranks = sorted({module.rank for module in modules})
+    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    noun = "module" if len(modules) == 1 else "modules"
+    return (
+        f"{rank} on {len(modules)} {noun} keeps {_percent(energy)} of the squared change"
+        f" (relative error {error:.3g})"
+    )
+
+
+def warnings(
+    plan: ExtractionPlan,
+    tensors: tuple[TensorReport, ...],
+    modules: tuple[ModuleReport, ...],
+) -> list[str]:
+    """Return what a reader should know before trusting the adapter."""
+    return [
+        *_unrelated(modules),
+        *_capped(plan),
+        *_large_changes(tensors),
+        *_one_sided(tensors),
+    ]
+
+
+def _percent(share: float) -> str:
+    """Write a share without rounding it up to all."""
+    percent = 100.0 * share
+    if percent >= 99.95 and share < 1.0:
+        return f"{min(percent, 99.9999):.4f} %"
+    return f"{percent:.1f} %"
+
+
+def _unrelated(modules: tuple[ModuleReport, ...]) -> list[str]:
+    changes = [m.delta_norm / m.weight_norm for m in modules if m.weight_norm > 0]
+    if not changes or statistics.median(changes) < UNRELATED:
+        return []
+    return [
+        f"the median change is {statistics.median(changes):.2f} of the weights' own norm, far more"
+        " than a fine-tune makes: BASE is probably not what TUNED was trained from"
+    ]
+
+
+def _capped(plan: ExtractionPlan) -> list[str]:
+    if not plan.capped:
+        return []
+    first = plan.capped[0]
+    return [
+        f"rank {plan.options.rank.most} exceeds {len(plan.capped)} modules, which get their full"
+        f" rank instead: {first.linear.name} {first.linear.shape} has {first.rank}"
+    ]
+
+
+def _large_changes(tensors: tuple[TensorReport, ...]) -> list[str]:
+    large = [
+        tensor
+        for tensor in tensors
+        if tensor.outcome is Outcome.LEFT_OUT and (tensor.relative_change or 0.0) > LARGE_CHANGE
+    ]
+    if not large:
+        return []
+    worst = max(large, key=lambda tensor: tensor.relative_change or 0.0)
+    return [
+        f"{len(large)} tensors that the adapter leaves out changed by more than"
+        f" {LARGE_CHANGE:.0%}, most of all {worst.name} ({worst.why}) by"
+        f" {worst.relative_change:.1%}"
+    ]
+
+
+def _one_sided(tensors: tuple[TensorReport, ...]) -> list[str]:
+    odd = [t for t in tensors if t.dtype_base is None or t.dtype_tuned is None]
+    odd += [t for t in tensors if t.why.startswith("vocabulary")]
+    if not odd:
+        return []
+    return [f"{len(odd)} tensors could not be compared, the first: {odd[0].name} ({odd[0].why})"]
