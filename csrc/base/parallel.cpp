@@ -8,7 +8,7 @@ namespace loragraft {
 struct ThreadPool::Loop {
   const std::function<void(std::size_t)>& body;
   std::size_t count;
-  std::size_t next = 0;     // every field below is guarded by the pool's mutex
+  std::size_t next = 0;  // every field below is guarded by the pool's mutex
   std::size_t running = 0;
   std::exception_ptr failure;
 

@@ -38,9 +38,8 @@ void Batch::drive(std::size_t threads) {
 
 std::optional<Batch::Completed> Batch::next(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] {
-    return failure_ || !done_.empty() || handed_out_ == tasks_.size();
-  });
+  changed_.wait_for(lock, timeout,
+                    [&] { return failure_ || !done_.empty() || handed_out_ == tasks_.size(); });
   if (failure_) std::rethrow_exception(failure_);
   if (done_.empty()) return std::nullopt;
   Completed completed = std::move(done_.front());

@@ -83,8 +83,8 @@ void factor(const ModuleTask& task, std::size_t index, const ModuleOptions& opti
 
 }  // namespace
 
-ModuleResult extract_module(const ModuleTask& task, std::size_t index,
-                            const ModuleOptions& options, const Run& run) {
+ModuleResult extract_module(const ModuleTask& task, std::size_t index, const ModuleOptions& options,
+                            const Run& run) {
   const auto start = std::chrono::steady_clock::now();
   task.base.file->populate(task.base.offset, task.base.nbytes());
   task.tuned.file->populate(task.tuned.offset, task.tuned.nbytes());

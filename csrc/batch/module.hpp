@@ -46,12 +46,12 @@ struct ModuleResult {
   double residual_square = 0.0;  // of the residual as written
   std::size_t passes = 0;
   bool exact = false;
-  StoredFactors factors;         // rank 0 when unchanged, or none was asked for
+  StoredFactors factors;  // rank 0 when unchanged, or none was asked for
   double seconds = 0.0;
 };
 
 // Measure one pair and, when it differs and a rank is asked for, factor the difference.
-ModuleResult extract_module(const ModuleTask& task, std::size_t index,
-                            const ModuleOptions& options, const Run& run);
+ModuleResult extract_module(const ModuleTask& task, std::size_t index, const ModuleOptions& options,
+                            const Run& run);
 
 }  // namespace loragraft

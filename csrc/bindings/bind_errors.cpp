@@ -30,7 +30,8 @@ void register_errors(py::module_&) {
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const Error& error) {
-      const py::object type = py::module_::import("loragraft.errors").attr(python_name(error.code()));
+      const py::object type =
+          py::module_::import("loragraft.errors").attr(python_name(error.code()));
       py::set_error(type, error.what());
     }
   });

@@ -75,7 +75,8 @@ py::tuple project_factor_stacks(const FloatStack& b, const FloatStack& a, const 
   FloatStack out_b = make_stack(batch, extent(b, 1), extent(b, 2));
   FloatStack out_a = make_stack(batch, extent(a, 1), extent(a, 2));
   std::vector<FactoredProjection> outs;
-  for (std::size_t i = 0; i < batch; ++i) outs.push_back({matrix_of(out_b, i), matrix_of(out_a, i)});
+  for (std::size_t i = 0; i < batch; ++i)
+    outs.push_back({matrix_of(out_b, i), matrix_of(out_a, i)});
   for_each(batch, threads, [&](std::size_t i) {
     project_factors(matrix_of(b, i), matrix_of(a, i), matrix_of(u, i), matrix_of(v, i), outs[i]);
   });

@@ -6,10 +6,10 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <algorithm>
 
 #include "base/error.hpp"
 
@@ -63,7 +63,8 @@ MappedFile::MappedFile(const std::string& path, IoMode mode) : path_(path) {
   if (descriptor_ < 0) fail_errno(path, "cannot be opened", errno);
   try {
     identity_ = identify(descriptor_, path);
-    const bool map = mode == IoMode::mmap || (mode == IoMode::automatic && !on_network(descriptor_));
+    const bool map =
+        mode == IoMode::mmap || (mode == IoMode::automatic && !on_network(descriptor_));
     if (map && identity_.size > 0) {
       void* address =
           ::mmap(nullptr, identity_.size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, descriptor_, 0);
@@ -105,8 +106,7 @@ std::span<const std::byte> MappedFile::bytes(std::size_t offset, std::size_t len
 
 void MappedFile::read_exactly(std::size_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
-    const ssize_t got =
-        ::pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail_errno(path_, "cannot be read", errno);
     if (got == 0) fail(path_, "ended while it was read: the file was truncated");

@@ -21,8 +21,7 @@ blasint narrow(std::size_t size) {
 
 void check(lapack_int info, const char* routine) {
   if (info != 0) {
-    throw Error(Errc::numeric,
-                std::string(routine) + " failed with info " + std::to_string(info));
+    throw Error(Errc::numeric, std::string(routine) + " failed with info " + std::to_string(info));
   }
 }
 

@@ -18,7 +18,7 @@ struct FactorFormat {
 // lora_b = U sqrt(S / scaling), lora_a = sqrt(S / scaling) Vt.
 struct StoredFactors {
   DType dtype = DType::f32;
-  std::size_t rank = 0;  // 0: none
+  std::size_t rank = 0;           // 0: none
   std::vector<std::byte> lora_a;  // (r, n) in dtype
   std::vector<std::byte> lora_b;  // (m, r) in dtype
 };

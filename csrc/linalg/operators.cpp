@@ -174,9 +174,8 @@ double LinearOperator::residual(MatrixView<const float> left, MatrixView<const f
 TileSums LinearOperator::measure(const Run& run) const {
   const std::size_t slabs = ceil_div(rows_, kSlabRows);
   std::vector<TileSums> parts(slabs);
-  run.pool.parallel_for(slabs, [&](std::size_t s) {
-    for_each_tile(s, &parts[s], run, [](const Tile&) {});
-  });
+  run.pool.parallel_for(
+      slabs, [&](std::size_t s) { for_each_tile(s, &parts[s], run, [](const Tile&) {}); });
   return ordered_total(parts);
 }
 
@@ -199,8 +198,8 @@ DeltaOperator::DeltaOperator(StoredMatrix base, StoredMatrix tuned)
 
 namespace {
 
-std::span<const std::byte> read_rows(const StoredMatrix& matrix, std::size_t row,
-                                     std::size_t count, AlignedBuffer<std::byte>& scratch) {
+std::span<const std::byte> read_rows(const StoredMatrix& matrix, std::size_t row, std::size_t count,
+                                     AlignedBuffer<std::byte>& scratch) {
   const std::size_t row_bytes = checked_mul(matrix.cols, size_of(matrix.dtype));
   const std::size_t length = checked_mul(count, row_bytes);
   if (!matrix.file->mapped() && scratch.size() < length) scratch = AlignedBuffer<std::byte>(length);

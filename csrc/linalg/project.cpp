@@ -21,9 +21,9 @@ void require(bool holds) {
 void project_dense(MatrixView<const float> d, MatrixView<const float> u, MatrixView<const float> v,
                    MatrixView<float> out) {
   require(d.rows == u.rows && d.cols == v.rows && out.rows == d.rows && out.cols == d.cols);
-  const Matrix<float> left = product(Transpose::yes, u, Transpose::no, d);               // (p, n)
-  const Matrix<float> core = product(Transpose::no, left.view(), Transpose::no, v);      // (p, q)
-  const Matrix<float> wide = product(Transpose::no, core.view(), Transpose::yes, v);     // (p, n)
+  const Matrix<float> left = product(Transpose::yes, u, Transpose::no, d);            // (p, n)
+  const Matrix<float> core = product(Transpose::no, left.view(), Transpose::no, v);   // (p, q)
+  const Matrix<float> wide = product(Transpose::no, core.view(), Transpose::yes, v);  // (p, n)
   gemm(Transpose::no, Transpose::no, 1.0F, u, wide.view(), 0.0F, out);
 }
 
@@ -33,9 +33,9 @@ void project_factors(MatrixView<const float> b, MatrixView<const float> a,
   require(b.rows == u.rows && a.cols == v.rows && b.cols == a.rows);
   require(out.b.rows == b.rows && out.b.cols == b.cols && out.a.rows == a.rows &&
           out.a.cols == a.cols);
-  const Matrix<float> left = product(Transpose::yes, u, Transpose::no, b);   // (p, r)
+  const Matrix<float> left = product(Transpose::yes, u, Transpose::no, b);  // (p, r)
   gemm(Transpose::no, Transpose::no, 1.0F, u, left.view(), 0.0F, out.b);
-  const Matrix<float> right = product(Transpose::no, a, Transpose::no, v);   // (r, q)
+  const Matrix<float> right = product(Transpose::no, a, Transpose::no, v);  // (r, q)
   gemm(Transpose::no, Transpose::yes, 1.0F, right.view(), v, 0.0F, out.a);
 }
 

@@ -19,12 +19,12 @@ struct SvdOptions {
 // A ~ u diag(s) vt, the leading k singular triplets, s decreasing, the largest |u| entry of each
 // triplet positive.
 struct TruncatedSvd {
-  Matrix<float> u;        // (m, k)
-  std::vector<double> s;  // (k)
-  Matrix<float> vt;       // (k, n)
-  std::size_t passes = 0;   // over the matrix, products only
-  bool exact = false;       // by a full SVD, not by a sketch
-  TileSums sums;            // of the entries, as stored
+  Matrix<float> u;         // (m, k)
+  std::vector<double> s;   // (k)
+  Matrix<float> vt;        // (k, n)
+  std::size_t passes = 0;  // over the matrix, products only
+  bool exact = false;      // by a full SVD, not by a sketch
+  TileSums sums;           // of the entries, as stored
 };
 
 // Randomized truncated SVD by subspace iteration, orthonormalised at each half step (Halko,

@@ -5,7 +5,8 @@
 namespace loragraft {
 
 // Overlap of two subspaces, ||U1^T U2||_F^2 / min(p, q) in [0, 1]: the mean squared cosine of the
-// principal angles (LoRA-X, arXiv 2501.16559, section 4). u1 (m, p), u2 (m, q), orthonormal columns.
+// principal angles (LoRA-X, arXiv 2501.16559, section 4). u1 (m, p), u2 (m, q), orthonormal
+// columns.
 double subspace_similarity(MatrixView<const float> u1, MatrixView<const float> u2);
 
 // <X, Y>_F, products and sums in double precision.

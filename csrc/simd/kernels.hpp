@@ -8,9 +8,9 @@ namespace loragraft {
 
 // Sums over the elements of a tile, in double precision.
 struct TileSums {
-  double delta = 0.0;     // of (tuned - base)^2
-  double base = 0.0;      // of base^2
-  double binade = 0.0;    // of 4^exponent(tuned): times 4^-mantissa_bits it is the sum of ulp^2
+  double delta = 0.0;   // of (tuned - base)^2
+  double base = 0.0;    // of base^2
+  double binade = 0.0;  // of 4^exponent(tuned): times 4^-mantissa_bits it is the sum of ulp^2
 };
 
 // Widths of skinny operands are multiples of this on every ISA, so that shapes do not depend on it.

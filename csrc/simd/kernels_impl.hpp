@@ -40,8 +40,7 @@ Vec load_part(const std::byte* in, std::size_t count) {
 template <DType D>
 Vec load_at(const std::byte* in, std::size_t i) {
   // The pointer may be unaligned; every Vec load accepts that.
-  return Stored<D>::load(
-      reinterpret_cast<const typename Stored<D>::Type*>(in + i * size_of(D)));
+  return Stored<D>::load(reinterpret_cast<const typename Stored<D>::Type*>(in + i * size_of(D)));
 }
 
 inline void store_part(float* out, Vec value, std::size_t count) {

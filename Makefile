@@ -1,0 +1,70 @@
+# Every target makes what it needs: a virtual environment in .venv, the extension, the package.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3.0" "scipy-openblas32>=0.3.30" "cmake>=3.21" ninja
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
+
+.PHONY: demo test lint format bench build clean sanitize help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## Extract an adapter from a real model and show what came out
+	$(BIN)/loragraft demo
+
+test: $(VENV)/.test  ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Style, types and the import law
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+
+format: $(VENV)/.dev  ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+
+tidy: $(VENV)/.dev  ## Static analysis of the C++ sources
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake --preset dev
+	$(BIN)/clang-tidy -p build/dev --quiet $(shell find csrc -name '*.cpp')
+
+bench: $(VENV)/.test  ## Measure speed, memory and accuracy beside the usual script
+	$(BIN)/python benchmarks/run.py
+
+sanitize: $(VENV)/.test  ## Run the kernels' tests under AddressSanitizer and UBSan
+	VENV=$(VENV) tests/sanitize.sh
+
+build: $(VENV)/.built  ## Build the extension and install the package in place
+
+clean:  ## Remove everything that was built
+	rm -rf build dist $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.tools: $(VENV)/bin/python constraints.txt
+	$(PIP) $(BUILD_TOOLS)
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.built
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[demo]"
+	@touch $@
+
+# torch first and alone: its constraint then holds for whatever else wants it.
+$(VENV)/.test: $(VENV)/.built
+	$(PIP) torch
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[test]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
