@@ -1,12 +1,13 @@
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
 namespace loragraft {
 
 // One value per kind of failure; the bindings translate each to one Python exception.
-enum class Errc {
+enum class Errc : std::uint8_t {
   invalid_argument,  // a caller's mistake: shapes, ranks, widths
   format,            // a file that cannot be read, or is not what its header said
   non_finite,        // NaN or Inf in the data

@@ -1,5 +1,6 @@
 #include "batch/module.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -14,6 +15,16 @@ constexpr double kDirectBelow = 1e-2;
 
 double rounding_square(const TileSums& sums, DType dtype) {
   return sums.binade * std::ldexp(1.0, -2 * mantissa_bits(dtype)) / 12.0;
+}
+
+// Read a mapped tensor's pages, in pieces small enough to stop between them on a slow disk.
+void bring_in(const StoredMatrix& matrix, const Run& run) {
+  constexpr std::size_t kPiece = std::size_t{32} << 20;
+  const std::size_t total = matrix.nbytes();
+  for (std::size_t begin = 0; begin < total; begin += kPiece) {
+    run.cancel.check();
+    matrix.file->populate(matrix.offset + begin, std::min(kPiece, total - begin));
+  }
 }
 
 // Where the first NaN or Inf stands, for the message.
@@ -86,8 +97,8 @@ void factor(const ModuleTask& task, std::size_t index, const ModuleOptions& opti
 ModuleResult extract_module(const ModuleTask& task, std::size_t index, const ModuleOptions& options,
                             const Run& run) {
   const auto start = std::chrono::steady_clock::now();
-  task.base.file->populate(task.base.offset, task.base.nbytes());
-  task.tuned.file->populate(task.tuned.offset, task.tuned.nbytes());
+  bring_in(task.base, run);
+  bring_in(task.tuned, run);
   DeltaOperator delta(task.base, task.tuned);
   ModuleResult result;
   result.unchanged = delta.identical(run);

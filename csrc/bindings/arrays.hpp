@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,17 @@ using FloatStack = py::array_t<float, py::array::c_style>;
 inline std::size_t extent(const FloatStack& stack, int axis) {
   if (stack.ndim() != 3) throw Error(Errc::invalid_argument, "expected arrays of 3 dimensions");
   return static_cast<std::size_t>(stack.shape(axis));
+}
+
+// The number of matrices in each of the stacks, which must be one for all.
+inline std::size_t common_batch(std::initializer_list<const FloatStack*> stacks) {
+  const std::size_t batch = extent(**stacks.begin(), 0);
+  for (const FloatStack* stack : stacks) {
+    if (extent(*stack, 0) != batch) {
+      throw Error(Errc::invalid_argument, "stacks hold different numbers of matrices");
+    }
+  }
+  return batch;
 }
 
 inline MatrixView<const float> matrix_of(const FloatStack& stack, std::size_t index) {

@@ -8,6 +8,15 @@
 namespace loragraft::bindings {
 namespace {
 
+// Destruction waits for the workers, one of which may be waiting for the GIL.
+struct DeleteWithoutGil {
+  void operator()(Batch* batch) const {
+    const py::gil_scoped_release release;
+    std::default_delete<Batch>()(batch);
+  }
+};
+using BatchHolder = std::unique_ptr<Batch, DeleteWithoutGil>;
+
 using ChooseRank = std::function<std::size_t(std::size_t, std::vector<double>, double, double)>;
 
 std::optional<DType> factor_dtype(const std::string& code) {
@@ -15,7 +24,7 @@ std::optional<DType> factor_dtype(const std::string& code) {
   return dtype_from_code(code.c_str());
 }
 
-std::unique_ptr<Batch> make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
+BatchHolder make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
                                   std::optional<std::size_t> power_iterations,
                                   const std::string& dtype, std::optional<ChooseRank> choose_rank,
                                   std::size_t threads) {
@@ -29,7 +38,8 @@ std::unique_ptr<Batch> make_batch(std::vector<ModuleTask> tasks, std::size_t ove
       return choose(i, s.singular_values, s.delta_square, s.rounding_square);
     };
   }
-  return std::make_unique<Batch>(std::move(tasks), std::move(options), threads);
+  return BatchHolder(
+      std::make_unique<Batch>(std::move(tasks), std::move(options), threads).release());
 }
 
 py::object next(Batch& batch, double timeout) {
@@ -87,14 +97,13 @@ void register_result(py::module_& module) {
 void register_batch(py::module_& module) {
   register_task(module);
   register_result(module);
-  py::class_<Batch>(module, "Batch")
+  py::class_<Batch, BatchHolder>(module, "Batch")
       .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),
            py::arg("power_iterations"), py::arg("dtype"), py::arg("choose_rank"),
            py::arg("threads"))
       .def("next", &next, py::arg("timeout"))
       .def_property_readonly("exhausted", &Batch::exhausted)
       .def("cancel", &Batch::cancel)
-      // Joining the workers may take a slab's time, and one of them may be waiting for the GIL.
       .def("close", [](Batch& batch) {
         const py::gil_scoped_release release;
         batch.close();

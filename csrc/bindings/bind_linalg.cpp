@@ -59,7 +59,7 @@ void for_each(std::size_t batch, std::size_t threads, const F& body) {
 
 FloatStack project_dense_stack(const FloatStack& d, const FloatStack& u, const FloatStack& v,
                                std::size_t threads) {
-  const std::size_t batch = extent(d, 0);
+  const std::size_t batch = common_batch({&d, &u, &v});
   FloatStack out = make_stack(batch, extent(d, 1), extent(d, 2));
   std::vector<MatrixView<float>> outs;
   for (std::size_t i = 0; i < batch; ++i) outs.push_back(matrix_of(out, i));
@@ -71,7 +71,7 @@ FloatStack project_dense_stack(const FloatStack& d, const FloatStack& u, const F
 
 py::tuple project_factor_stacks(const FloatStack& b, const FloatStack& a, const FloatStack& u,
                                 const FloatStack& v, std::size_t threads) {
-  const std::size_t batch = extent(b, 0);
+  const std::size_t batch = common_batch({&b, &a, &u, &v});
   FloatStack out_b = make_stack(batch, extent(b, 1), extent(b, 2));
   FloatStack out_a = make_stack(batch, extent(a, 1), extent(a, 2));
   std::vector<FactoredProjection> outs;
@@ -85,7 +85,7 @@ py::tuple project_factor_stacks(const FloatStack& b, const FloatStack& a, const 
 
 py::array_t<double> similarity_stack(const FloatStack& u1, const FloatStack& u2,
                                      std::size_t threads) {
-  std::vector<double> out(extent(u1, 0));
+  std::vector<double> out(common_batch({&u1, &u2}));
   for_each(out.size(), threads, [&](std::size_t i) {
     out[i] = subspace_similarity(matrix_of(u1, i), matrix_of(u2, i));
   });
@@ -94,7 +94,7 @@ py::array_t<double> similarity_stack(const FloatStack& u1, const FloatStack& u2,
 
 py::array_t<double> inner_product_stack(const FloatStack& x, const FloatStack& y,
                                         std::size_t threads) {
-  std::vector<double> out(extent(x, 0));
+  std::vector<double> out(common_batch({&x, &y}));
   for_each(out.size(), threads,
            [&](std::size_t i) { out[i] = inner_product(matrix_of(x, i), matrix_of(y, i)); });
   return array_from(std::move(out));
@@ -103,10 +103,20 @@ py::array_t<double> inner_product_stack(const FloatStack& x, const FloatStack& y
 py::array_t<double> factored_inner_product_stack(const FloatStack& b1, const FloatStack& a1,
                                                  const FloatStack& b2, const FloatStack& a2,
                                                  std::size_t threads) {
-  std::vector<double> out(extent(b1, 0));
+  std::vector<double> out(common_batch({&b1, &a1, &b2, &a2}));
   for_each(out.size(), threads, [&](std::size_t i) {
     out[i] = factored_inner_product(matrix_of(b1, i), matrix_of(a1, i), matrix_of(b2, i),
                                     matrix_of(a2, i));
+  });
+  return array_from(std::move(out));
+}
+
+py::array_t<double> mixed_inner_product_stack(const FloatStack& d, const FloatStack& b,
+                                              const FloatStack& a, std::size_t threads) {
+  const std::size_t batch = common_batch({&d, &b, &a});
+  std::vector<double> out(batch);
+  for_each(batch, threads, [&](std::size_t i) {
+    out[i] = mixed_inner_product(matrix_of(d, i), matrix_of(b, i), matrix_of(a, i));
   });
   return array_from(std::move(out));
 }
@@ -148,6 +158,8 @@ void register_linalg(py::module_& module) {
   module.def("inner_product", &inner_product_stack, py::arg("x"), py::arg("y"), py::arg("threads"));
   module.def("factored_inner_product", &factored_inner_product_stack, py::arg("b1"), py::arg("a1"),
              py::arg("b2"), py::arg("a2"), py::arg("threads"));
+  module.def("mixed_inner_product", &mixed_inner_product_stack, py::arg("d"), py::arg("b"),
+             py::arg("a"), py::arg("threads"));
   module.def("widen", &widen, py::arg("stored"), py::arg("dtype"), py::arg("isa") = "");
   module.def("narrow", &narrow, py::arg("values"), py::arg("dtype"));
 }

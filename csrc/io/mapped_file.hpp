@@ -8,7 +8,7 @@
 
 namespace loragraft {
 
-enum class IoMode { automatic, mmap, pread };
+enum class IoMode : std::uint8_t { automatic, mmap, pread };
 
 // Which file an open descriptor speaks of, and in what state.
 struct FileIdentity {

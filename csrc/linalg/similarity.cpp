@@ -60,11 +60,27 @@ double factored_inner_product(MatrixView<const float> b1, MatrixView<const float
   require(b1.rows == b2.rows && a1.cols == a2.cols && b1.cols == a1.rows && b2.cols == a2.rows);
   const Matrix<double> left = cross_gram(b1, b2);  // (r1, r2)
   Matrix<double> right(a1.rows, a2.rows);          // (r1, r2) = a1 a2^T
+  right.fill(0.0);
   const Matrix<double> wide1 = widen(a1);
   const Matrix<double> wide2 = widen(a2);
   gemm(Transpose::no, Transpose::yes, 1.0, wide1.view(), wide2.view(), 0.0, right.view());
   double total = 0.0;
   for (std::size_t i = 0; i < left.size(); ++i) total += left.data()[i] * right.data()[i];
+  return total;
+}
+
+double mixed_inner_product(MatrixView<const float> d, MatrixView<const float> b,
+                           MatrixView<const float> a) {
+  require(b.rows == d.rows && a.cols == d.cols && b.cols == a.rows);
+  const Matrix<double> left = cross_gram(b, d);  // (r, n)
+  double total = 0.0;
+  for (std::size_t i = 0; i < a.rows; ++i) {
+    double row = 0.0;
+    for (std::size_t j = 0; j < a.cols; ++j) {
+      row += left.row(i)[j] * static_cast<double>(a.row(i)[j]);
+    }
+    total += row;
+  }
   return total;
 }
 

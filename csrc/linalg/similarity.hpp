@@ -16,4 +16,8 @@ double inner_product(MatrixView<const float> x, MatrixView<const float> y);
 double factored_inner_product(MatrixView<const float> b1, MatrixView<const float> a1,
                               MatrixView<const float> b2, MatrixView<const float> a2);
 
+// <d, b a>_F = <b^T d, a> without forming b a; d (m, n), b (m, r), a (r, n).
+double mixed_inner_product(MatrixView<const float> d, MatrixView<const float> b,
+                           MatrixView<const float> a);
+
 }  // namespace loragraft

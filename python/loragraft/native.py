@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from typing import Final
+
 from loragraft._core import (
     Batch,
     MappedFile,
@@ -18,6 +20,7 @@ from loragraft._core import (
     factored_inner_product,
     inner_product,
     isa,
+    mixed_inner_product,
     narrow,
     philox_block,
     project_dense,
@@ -39,6 +42,7 @@ __all__ = [
     "factored_inner_product",
     "inner_product",
     "isa",
+    "mixed_inner_product",
     "narrow",
     "philox_block",
     "project_dense",
@@ -50,14 +54,18 @@ __all__ = [
 ]
 
 
+#: More is a slip: no machine has as many cores, and every thread costs memory.
+_MOST_THREADS: Final = 1024
+
+
 def resolve_threads(threads: int | None) -> int:
     """Return the number of threads to use: as asked, or one per core this process may run on.
 
     Raises:
-        UsageError: ``threads`` is not positive.
+        UsageError: ``threads`` is not between 1 and 1024.
     """
     if threads is None:
         return len(os.sched_getaffinity(0))
-    if threads < 1:
-        raise UsageError(f"threads {threads}: expected 1 or more")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"--threads {threads}: expected 1 to {_MOST_THREADS}")
     return threads

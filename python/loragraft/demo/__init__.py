@@ -1,0 +1,1 @@
+"""The demonstration: a real model, a real adapter, merged and extracted back."""

@@ -1,0 +1,90 @@
+"""The demonstration's figures as one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from loragraft.report.kinds import by_kind, gather
+from loragraft.report.rounding import typical_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from loragraft.demo.story import DemoResult
+    from loragraft.report.kinds import KindFigures
+    from loragraft.report.model import ModuleReport
+
+_COLUMNS = (
+    "module",
+    "count",
+    "energy kept",
+    "rel. error",
+    "error / optimum",
+    "rank found",
+    "bit-exact",
+    "ms",
+)
+
+
+def render(result: DemoResult) -> RenderableType:
+    """Return the table, the steps' times, and where everything lies."""
+    return Group(
+        _figures(result), *_steps(result), Text(""), *(Text(line) for line in _ending(result))
+    )
+
+
+def _figures(result: DemoResult) -> Table:
+    table = Table(title="SmolLM2-135M-Instruct, a rank-8 LoRA merged in and extracted back")
+    for position, column in enumerate(_COLUMNS):
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
+    modules = result.verification.modules
+    seconds = {module.name: module.seconds for module in result.extraction.modules}
+    for figures in by_kind(modules):
+        group = [module for module in modules if module.kind == figures.kind]
+        table.add_row(*_cells(figures, group, seconds))
+    table.add_section()
+    table.add_row(*_cells(gather("all", modules), modules, seconds), style="bold")
+    return table
+
+
+def _cells(
+    figures: KindFigures, modules: list[ModuleReport] | tuple[ModuleReport, ...], seconds: dict[str, float]
+) -> Iterator[str]:
+    rank = typical_rank(modules)
+    yield escape(figures.kind)
+    yield str(figures.modules)
+    yield f"{figures.energy:.2%}"
+    yield f"{figures.error:.2%}"
+    yield "–" if figures.over_optimum is None else f"{figures.over_optimum:.5f}"
+    yield "–" if rank is None else str(rank)
+    yield "–" if figures.bit_exact is None else f"{figures.bit_exact:.2%}"
+    yield f"{1000 * sum(seconds[module.name] for module in modules):.0f}"
+
+
+def _steps(result: DemoResult) -> Iterator[Text]:
+    summary = result.extraction.summary
+    for step, seconds in result.seconds.items():
+        yield Text(f"{step:<28}{seconds:6.2f} s")
+    yield Text(
+        f"in: two checkpoints, {summary.bytes_read / 1e6:.0f} MB compared;"
+        f" out: {summary.bytes_written / 1e6:.1f} MB adapter"
+    )
+
+
+def _ending(result: DemoResult) -> Iterator[str]:
+    yield (
+        "Energy kept is below 100 % because the merged weights were rounded to bf16: the rounding"
+        " is part of ΔW, but of no low rank. The optimum is what the best rank-8 matrix can do."
+    )
+    yield (
+        "Rank found: singular values above those that rounding alone would give (median;"
+        " two ranks' worth of values examined)."
+    )
+    yield f"Report: {result.directory / 'adapter' / 'report.json'}"
