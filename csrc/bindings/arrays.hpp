@@ -43,6 +43,14 @@ inline MatrixView<float> matrix_of(FloatStack& stack, std::size_t index) {
   return {stack.mutable_data() + index * rows * cols, rows, cols, cols};
 }
 
+// Every matrix of a stack; taken before the GIL is released.
+inline std::vector<MatrixView<float>> matrices_of(FloatStack& stack) {
+  std::vector<MatrixView<float>> matrices;
+  matrices.reserve(extent(stack, 0));
+  for (std::size_t i = 0; i < extent(stack, 0); ++i) matrices.push_back(matrix_of(stack, i));
+  return matrices;
+}
+
 inline FloatStack make_stack(std::size_t batch, std::size_t rows, std::size_t cols) {
   return FloatStack({batch, rows, cols});
 }
@@ -52,7 +60,9 @@ template <class T>
 py::array_t<T> array_from(std::vector<T>&& values) {
   auto owner = std::make_unique<std::vector<T>>(std::move(values));
   std::vector<T>& kept = *owner;
-  const py::capsule capsule(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  const py::capsule capsule(owner.get(), [](void* p) {
+    std::unique_ptr<std::vector<T>>(static_cast<std::vector<T>*>(p)).reset();
+  });
   static_cast<void>(owner.release());  // the capsule owns it from here
   return py::array_t<T>(static_cast<py::ssize_t>(kept.size()), kept.data(), capsule);
 }

@@ -25,9 +25,8 @@ std::optional<DType> factor_dtype(const std::string& code) {
 }
 
 BatchHolder make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
-                                  std::optional<std::size_t> power_iterations,
-                                  const std::string& dtype, std::optional<ChooseRank> choose_rank,
-                                  std::size_t threads) {
+                       std::optional<std::size_t> power_iterations, const std::string& dtype,
+                       std::optional<ChooseRank> choose_rank, std::size_t threads) {
   ModuleOptions options{.oversampling = oversampling,
                         .power_iterations = power_iterations,
                         .dtype = factor_dtype(dtype),

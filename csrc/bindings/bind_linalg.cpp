@@ -20,14 +20,8 @@ py::tuple truncated_svd_stack(const FloatStack& stack, std::size_t rank, std::si
   FloatStack u = make_stack(batch, extent(stack, 1), rank);
   FloatStack vt = make_stack(batch, rank, extent(stack, 2));
   py::array_t<float> s({batch, rank});
-  std::vector<MatrixView<const float>> inputs;
-  std::vector<MatrixView<float>> us;
-  std::vector<MatrixView<float>> vts;
-  for (std::size_t i = 0; i < batch; ++i) {
-    inputs.push_back(matrix_of(stack, i));
-    us.push_back(matrix_of(u, i));
-    vts.push_back(matrix_of(vt, i));
-  }
+  const std::vector<MatrixView<float>> us = matrices_of(u);
+  const std::vector<MatrixView<float>> vts = matrices_of(vt);
   float* const singular = s.mutable_data();
   {
     const py::gil_scoped_release release;
@@ -35,7 +29,7 @@ py::tuple truncated_svd_stack(const FloatStack& stack, std::size_t rank, std::si
     const CancelToken never;
     const Run run{.pool = pool, .cancel = never};
     pool.parallel_for(batch, [&](std::size_t i) {
-      DenseOperator a(inputs[i]);
+      DenseOperator a(matrix_of(stack, i));
       const TruncatedSvd svd = truncated_svd(a,
                                              {.rank = rank,
                                               .oversampling = oversampling,
@@ -61,8 +55,7 @@ FloatStack project_dense_stack(const FloatStack& d, const FloatStack& u, const F
                                std::size_t threads) {
   const std::size_t batch = common_batch({&d, &u, &v});
   FloatStack out = make_stack(batch, extent(d, 1), extent(d, 2));
-  std::vector<MatrixView<float>> outs;
-  for (std::size_t i = 0; i < batch; ++i) outs.push_back(matrix_of(out, i));
+  const std::vector<MatrixView<float>> outs = matrices_of(out);
   for_each(batch, threads, [&](std::size_t i) {
     project_dense(matrix_of(d, i), matrix_of(u, i), matrix_of(v, i), outs[i]);
   });
@@ -74,11 +67,11 @@ py::tuple project_factor_stacks(const FloatStack& b, const FloatStack& a, const 
   const std::size_t batch = common_batch({&b, &a, &u, &v});
   FloatStack out_b = make_stack(batch, extent(b, 1), extent(b, 2));
   FloatStack out_a = make_stack(batch, extent(a, 1), extent(a, 2));
-  std::vector<FactoredProjection> outs;
-  for (std::size_t i = 0; i < batch; ++i)
-    outs.push_back({matrix_of(out_b, i), matrix_of(out_a, i)});
+  const std::vector<MatrixView<float>> bs = matrices_of(out_b);
+  const std::vector<MatrixView<float>> as = matrices_of(out_a);
   for_each(batch, threads, [&](std::size_t i) {
-    project_factors(matrix_of(b, i), matrix_of(a, i), matrix_of(u, i), matrix_of(v, i), outs[i]);
+    project_factors(matrix_of(b, i), matrix_of(a, i), matrix_of(u, i), matrix_of(v, i),
+                    {bs[i], as[i]});
   });
   return py::make_tuple(std::move(out_b), std::move(out_a));
 }

@@ -96,6 +96,7 @@ TruncatedSvd full_svd(LinearOperator& a, const SvdOptions& options, const Run& r
   for (std::size_t i = 0; i < a.rows(); ++i) std::copy_n(all.u.row(i), k, result.u.row(i));
   std::copy_n(all.vt.data(), result.vt.size(), result.vt.data());
   result.exact = true;
+  fix_signs(result);
   return result;
 }
 

@@ -7,8 +7,9 @@ namespace loragraft {
 namespace {
 
 struct Vec {
-  static constexpr int kLanes = 8;
-  static constexpr int kRows = 6;  // 12 accumulators, 2 operands, 1 broadcast of 16 registers
+  static constexpr std::size_t kLanes = 8;
+  static constexpr std::size_t kRows =
+      6;  // 12 accumulators, 2 operands, 1 broadcast of 16 registers
 
   __m256 value;
 
@@ -56,8 +57,8 @@ struct Vec {
 namespace loragraft {
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels table = make_kernels("avx2");
-  return table;
+  static constexpr Kernels kTable = make_kernels("avx2");
+  return kTable;
 }
 
 }  // namespace loragraft

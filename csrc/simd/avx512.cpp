@@ -7,8 +7,9 @@ namespace loragraft {
 namespace {
 
 struct Vec {
-  static constexpr int kLanes = 16;
-  static constexpr int kRows = 12;  // 24 accumulators, 2 operands, 1 broadcast of 32 registers
+  static constexpr std::size_t kLanes = 16;
+  static constexpr std::size_t kRows =
+      12;  // 24 accumulators, 2 operands, 1 broadcast of 32 registers
 
   __m512 value;
 
@@ -52,8 +53,8 @@ struct Vec {
 namespace loragraft {
 
 const Kernels& kernels_avx512() {
-  static constexpr Kernels table = make_kernels("avx512");
-  return table;
+  static constexpr Kernels kTable = make_kernels("avx512");
+  return kTable;
 }
 
 }  // namespace loragraft

@@ -12,40 +12,40 @@ float float_of(unsigned bits) {
 
 // Four lanes, for the compiler to put into one register of any baseline.
 struct Vec {
-  static constexpr int kLanes = 4;
-  static constexpr int kRows = 4;
+  static constexpr std::size_t kLanes = 4;
+  static constexpr std::size_t kRows = 4;
 
   float value[kLanes];
 
   template <class F>
   static Vec each(F element) {
-    Vec out;
-    for (int i = 0; i < kLanes; ++i) out.value[i] = element(i);
+    Vec out{};
+    for (std::size_t i = 0; i < kLanes; ++i) out.value[i] = element(i);
     return out;
   }
 
   static Vec zero() { return {}; }
   static Vec load(const float* p) {
-    Vec out;
+    Vec out{};
     __builtin_memcpy(out.value, p, sizeof(out.value));
     return out;
   }
   static Vec broadcast(const float* p) {
-    return each([x = *p](int) { return x; });
+    return each([x = *p](std::size_t) { return x; });
   }
   static Vec load_bf16(const unsigned short* p) {
     unsigned short bits[kLanes];
     __builtin_memcpy(bits, p, sizeof(bits));
-    return each([&](int i) { return widen_bf16(bits[i]); });
+    return each([&](std::size_t i) { return widen_bf16(bits[i]); });
   }
   static Vec load_f16(const unsigned short* p) {
     unsigned short bits[kLanes];
     __builtin_memcpy(bits, p, sizeof(bits));
-    return each([&](int i) { return widen_f16(bits[i]); });
+    return each([&](std::size_t i) { return widen_f16(bits[i]); });
   }
   void store(float* p) const { __builtin_memcpy(p, value, sizeof(value)); }
   [[nodiscard]] Vec binade() const {
-    return each([this](int i) {
+    return each([this](std::size_t i) {
       unsigned bits;
       __builtin_memcpy(&bits, &value[i], sizeof(bits));
       return float_of(bits & 0x7F800000U);
@@ -53,19 +53,19 @@ struct Vec {
   }
 
   friend Vec add(const Vec& a, const Vec& b) {
-    return each([&](int i) { return a.value[i] + b.value[i]; });
+    return each([&](std::size_t i) { return a.value[i] + b.value[i]; });
   }
   friend Vec sub(const Vec& a, const Vec& b) {
-    return each([&](int i) { return a.value[i] - b.value[i]; });
+    return each([&](std::size_t i) { return a.value[i] - b.value[i]; });
   }
   friend Vec fma(const Vec& a, const Vec& b, const Vec& c) {
-    return each([&](int i) { return a.value[i] * b.value[i] + c.value[i]; });
+    return each([&](std::size_t i) { return a.value[i] * b.value[i] + c.value[i]; });
   }
 
   struct Squares {
     double sum[kLanes] = {};
     void add(const Vec& x) {
-      for (int i = 0; i < kLanes; ++i) {
+      for (std::size_t i = 0; i < kLanes; ++i) {
         sum[i] += static_cast<double>(x.value[i]) * static_cast<double>(x.value[i]);
       }
     }
@@ -81,8 +81,8 @@ struct Vec {
 namespace loragraft {
 
 const Kernels& kernels_baseline() {
-  static constexpr Kernels table = make_kernels("baseline");
-  return table;
+  static constexpr Kernels kTable = make_kernels("baseline");
+  return kTable;
 }
 
 }  // namespace loragraft

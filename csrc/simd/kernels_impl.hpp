@@ -95,24 +95,24 @@ void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::
 }
 
 // One register tile: kR rows by kV vectors, `steps` rank-one updates, then added to c.
-template <int kR, int kV>
+template <std::size_t kR, std::size_t kV>
 void register_tile(const float* a, std::size_t row_stride, std::size_t step_stride,
                    std::size_t steps, const float* b, std::size_t ldb, float* c, std::size_t ldc) {
   Vec acc[kR][kV];
-  for (int i = 0; i < kR; ++i) {
-    for (int v = 0; v < kV; ++v) acc[i][v] = Vec::zero();
+  for (std::size_t i = 0; i < kR; ++i) {
+    for (std::size_t v = 0; v < kV; ++v) acc[i][v] = Vec::zero();
   }
   for (std::size_t k = 0; k < steps; ++k) {
     Vec row[kV];
-    for (int v = 0; v < kV; ++v) row[v] = Vec::load(b + k * ldb + v * Vec::kLanes);
+    for (std::size_t v = 0; v < kV; ++v) row[v] = Vec::load(b + k * ldb + v * Vec::kLanes);
     const float* column = a + k * step_stride;
-    for (int i = 0; i < kR; ++i) {
+    for (std::size_t i = 0; i < kR; ++i) {
       const Vec x = Vec::broadcast(column + i * row_stride);
-      for (int v = 0; v < kV; ++v) acc[i][v] = fma(x, row[v], acc[i][v]);
+      for (std::size_t v = 0; v < kV; ++v) acc[i][v] = fma(x, row[v], acc[i][v]);
     }
   }
-  for (int i = 0; i < kR; ++i) {
-    for (int v = 0; v < kV; ++v) {
+  for (std::size_t i = 0; i < kR; ++i) {
+    for (std::size_t v = 0; v < kV; ++v) {
       float* out = c + i * ldc + v * Vec::kLanes;
       add(Vec::load(out), acc[i][v]).store(out);
     }
@@ -120,7 +120,7 @@ void register_tile(const float* a, std::size_t row_stride, std::size_t step_stri
 }
 
 // The rows that do not fill a register tile, kR or fewer.
-template <int kR, int kV>
+template <std::size_t kR, std::size_t kV>
 void last_rows(std::size_t rows, const float* a, std::size_t row_stride, std::size_t step_stride,
                std::size_t steps, const float* b, std::size_t ldb, float* c, std::size_t ldc) {
   if constexpr (kR > 0) {
@@ -132,7 +132,7 @@ void last_rows(std::size_t rows, const float* a, std::size_t row_stride, std::si
   }
 }
 
-template <int kV>
+template <std::size_t kV>
 void skinny_columns(const float* a, std::size_t row_stride, std::size_t step_stride,
                     std::size_t rows, std::size_t steps, const float* b, std::size_t ldb, float* c,
                     std::size_t ldc) {
