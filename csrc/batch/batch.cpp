@@ -40,7 +40,13 @@ std::optional<Batch::Completed> Batch::next(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, timeout,
                     [&] { return failure_ || !done_.empty() || handed_out_ == tasks_.size(); });
-  if (failure_) std::rethrow_exception(failure_);
+  if (failure_) {
+    // Only once: an exception of Python's may not be raised a second time.
+    if (std::exchange(failure_told_, true)) {
+      throw Error(Errc::cancelled, "the batch has failed and does no more work");
+    }
+    std::rethrow_exception(failure_);
+  }
   if (done_.empty()) return std::nullopt;
   Completed completed = std::move(done_.front());
   done_.pop_front();

@@ -28,7 +28,7 @@ class Batch {
   };
 
   // The next finished task, or nothing when `timeout` passes first or all have been handed out.
-  // Throws the first error of a task.
+  // Throws the first error of a task; from then on Errc::cancelled.
   std::optional<Completed> next(std::chrono::milliseconds timeout);
 
   // Every task has been handed out by `next`.
@@ -52,6 +52,7 @@ class Batch {
   std::deque<Completed> done_;
   std::size_t handed_out_ = 0;
   std::exception_ptr failure_;
+  bool failure_told_ = false;
   std::jthread driver_;  // last: its thread uses everything above
 };
 

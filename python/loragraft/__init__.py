@@ -1,1 +1,72 @@
-"""LoRA adapters made without training, out of weights alone."""
+"""LoRA adapters made without training, out of weights alone.
+
+The names below are looked up when they are first used, so that importing the package costs
+next to nothing and needs no compiled extension.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loragraft import errors, linalg
+    from loragraft.extraction import Extraction, extract
+    from loragraft.inspection import inspect
+    from loragraft.merging import merge
+    from loragraft.verification import verify
+
+    __version__: str
+
+__all__ = [
+    "Extraction",
+    "__version__",
+    "errors",
+    "extract",
+    "inspect",
+    "linalg",
+    "merge",
+    "verify",
+]
+
+_HOMES = {
+    "Extraction": "loragraft.extraction",
+    "extract": "loragraft.extraction",
+    "inspect": "loragraft.inspection",
+    "merge": "loragraft.merging",
+    "verify": "loragraft.verification",
+}
+_MODULES = ("errors", "linalg")
+
+
+def __getattr__(name: str) -> object:
+    """Import what is behind a public name (PEP 562).
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    from importlib import import_module  # noqa: PLC0415 -- as lazy as the rest
+
+    value: object
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{name}")
+    elif name == "__version__":
+        value = _installed_version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("loragraft")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loragraft.architecture.modules import Role
 from loragraft.errors import MismatchError
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +91,11 @@ def _grew(left: TensorEntry, right: TensorEntry) -> bool:
 def _mismatch(
     base: Checkpoint, tuned: Checkpoint, misfits: Sequence[tuple[TensorEntry, TensorEntry]]
 ) -> MismatchError:
-    shown = ", ".join(
+    first = ", ".join(
         f"{left.name} {left.shape} against {right.shape}" for left, right in misfits[:_SHOWN]
     )
     more = f" and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
     return MismatchError(
-        f"{base.reference} and {tuned.reference} have tensors of different shapes,"
-        f" {len(misfits)} in all: {shown}{more}; give two checkpoints of one architecture"
+        f"{shown(base.reference)} and {shown(tuned.reference)} have tensors of different shapes,"
+        f" {len(misfits)} in all: {first}{more}; give two checkpoints of one architecture"
     )

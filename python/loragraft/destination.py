@@ -48,7 +48,7 @@ def check_destination(output: Path, inputs: Iterable[Path], *, force: bool) -> N
                 f"{shown(output)}: exists and is not empty; choose another directory, or --force"
                 " to replace the checkpoint in it"
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FormatError(f"{shown(output)}: cannot be used: {reason(error)}") from error
 
 
@@ -95,6 +95,7 @@ class Destination:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            self._remove_made()
             raise FormatError(
                 f"{shown(self.directory)}: cannot be made: {reason(error)}"
             ) from error
@@ -136,5 +137,10 @@ class Destination:
         with contextlib.suppress(OSError):
             for path in reversed(self.written):
                 path.unlink(missing_ok=True)
-            for place in self._made:
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        for place in self._made:
+            # The innermost may not have come into being; one that is not empty stays.
+            with contextlib.suppress(OSError):
                 place.rmdir()

@@ -6,7 +6,6 @@ Exposes what the rest of the package needs under the extension's own names, plus
 from __future__ import annotations
 
 import os
-
 from typing import Final
 
 from loragraft._core import (

@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from loragraft.demo.story import RANK
 from loragraft.report.kinds import by_kind, gather
 from loragraft.report.rounding import typical_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -55,7 +56,7 @@ def _figures(result: DemoResult) -> Table:
 
 
 def _cells(
-    figures: KindFigures, modules: list[ModuleReport] | tuple[ModuleReport, ...], seconds: dict[str, float]
+    figures: KindFigures, modules: Sequence[ModuleReport], seconds: Mapping[str, float]
 ) -> Iterator[str]:
     rank = typical_rank(modules)
     yield escape(figures.kind)
@@ -84,7 +85,7 @@ def _ending(result: DemoResult) -> Iterator[str]:
         " is part of ΔW, but of no low rank. The optimum is what the best rank-8 matrix can do."
     )
     yield (
-        "Rank found: singular values above those that rounding alone would give (median;"
-        " two ranks' worth of values examined)."
+        f"Rank found: how many singular values stand above those that rounding alone would give"
+        f" (median over the modules, {RANK} being the truth)."
     )
     yield f"Report: {result.directory / 'adapter' / 'report.json'}"

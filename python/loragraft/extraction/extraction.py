@@ -7,15 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loragraft.adapter.peft import CONFIG_FILE
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
 from loragraft.errors import NothingToAdaptError
 from loragraft.extraction.factors import Factors, FactorStore, oriented
 from loragraft.extraction.findings import Findings
+from loragraft.extraction.opaque import compare_opaque
 from loragraft.extraction.options import ExtractOptions
-from loragraft.extraction.output import config_of, tensors_path, write_documents, write_tensors
+from loragraft.extraction.output import (
+    config_of,
+    retire,
+    tensors_path,
+    write_documents,
+    write_tensors,
+)
 from loragraft.extraction.plan import make_plan
 from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.ranks import parse_rank
@@ -23,6 +29,7 @@ from loragraft.extraction.spool import Spool
 from loragraft.extraction.verdict import verdict, warnings
 from loragraft.extraction.work import Work
 from loragraft.report.model import Report, Summary, count_outcomes, total_energy
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
@@ -158,7 +165,7 @@ def run_plan(
         findings = _compute(plan, store, progress)
         _require_result(plan, store)
         # From here on what is in the directory is no longer the adapter that was there.
-        (output / CONFIG_FILE).unlink(missing_ok=True)
+        retire(destination)
         written = write_tensors(tensors_path(destination), store)
         seconds = time.perf_counter() - start
         report = _report(plan, findings, bytes_written=written, seconds=seconds)
@@ -183,6 +190,7 @@ def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
                 kept[module.linear.name] = Factors(a, b, result.dtype, alpha)
             if progress is not None:
                 progress("extract", findings.bytes_read, plan.bytes_to_read)
+        _compare_opaque(plan, findings, progress)
     if not kept:
         raise _nothing(plan)
     written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
@@ -207,7 +215,15 @@ def _compute(plan: ExtractionPlan, store: FactorStore, progress: Progress | None
             findings.add(pair, result)
             if progress is not None:
                 progress("extract", findings.bytes_read, plan.bytes_to_read)
+        _compare_opaque(plan, findings, progress)
     return findings
+
+
+def _compare_opaque(plan: ExtractionPlan, findings: Findings, progress: Progress | None) -> None:
+    for pair, equal in compare_opaque(plan):
+        findings.add_opaque(pair, equal=equal)
+        if progress is not None:
+            progress("extract", findings.bytes_read, plan.bytes_to_read)
 
 
 def _require_result(plan: ExtractionPlan, store: FactorStore) -> None:
@@ -217,8 +233,9 @@ def _require_result(plan: ExtractionPlan, store: FactorStore) -> None:
 
 def _nothing(plan: ExtractionPlan) -> NothingToAdaptError:
     return NothingToAdaptError(
-        f"all {len(plan.modules)} chosen layers are equal in {plan.base.reference} and"
-        f" {plan.tuned.reference}: there is nothing to adapt; are these the right checkpoints?"
+        f"all {len(plan.modules)} chosen layers are equal in {shown(plan.base.reference)}"
+        f" and {shown(plan.tuned.reference)}: there is nothing to adapt; are these the right"
+        " checkpoints?"
     )
 
 

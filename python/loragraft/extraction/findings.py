@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: A tensor left out whose change exceeds this share of its norm deserves a warning.
 LARGE_CHANGE: Final = 0.01
+_EQUAL: Final = "equal on both sides"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,24 @@ class Findings:
     Attributes:
         plan: What was to be done.
         measurements: Figures of finished tensors by name.
+        equal: Names of opaque tensors that store the same bytes on both sides.
         bytes_read: Bytes of tensor data compared so far.
     """
 
     plan: ExtractionPlan
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    equal: set[str] = field(default_factory=set)
     bytes_read: int = 0
 
     def add(self, pair: TensorPair, result: native.ModuleResult) -> None:
         """Take one result."""
         self.measurements[pair.name] = Measurement.of(result)
+        self.bytes_read += pair.nbytes
+
+    def add_opaque(self, pair: TensorPair, *, equal: bool) -> None:
+        """Take the comparison of one tensor that is not computed with."""
+        if equal:
+            self.equal.add(pair.name)
         self.bytes_read += pair.nbytes
 
     def modules(self) -> tuple[ModuleReport, ...]:
@@ -84,23 +93,24 @@ class Findings:
         for pair, why in self.plan.measured:
             rows[pair.name] = self._compared(pair, why)
         for pair, why in self.plan.untouched:
-            rows[pair.name] = _row(pair, Outcome.LEFT_OUT, why, None)
+            if pair.name in self.equal:
+                rows[pair.name] = _row(pair, Outcome.UNCHANGED, _EQUAL, 0.0)
+            else:
+                rows[pair.name] = _row(pair, Outcome.LEFT_OUT, why, None)
         order = [*self.plan.base.tensors, *self.plan.tuned.tensors]
         return tuple(rows[name] for name in dict.fromkeys(order))
 
     def _compared(self, pair: TensorPair, why: str) -> TensorReport:
         found = self.measurements[pair.name]
         if found.unchanged:
-            return _row(pair, Outcome.UNCHANGED, "equal on both sides", 0.0)
+            return _row(pair, Outcome.UNCHANGED, _EQUAL, 0.0)
         change = ratio(found.delta_square, found.base_square)
         if found.rank:
             return _row(pair, Outcome.ADAPTED, "", change)
         return _row(pair, Outcome.LEFT_OUT, why or "the rank rule kept nothing", change)
 
 
-def module_report(
-    module: ModulePlan, found: Measurement, scaling: float
-) -> ModuleReport:
+def module_report(module: ModulePlan, found: Measurement, scaling: float) -> ModuleReport:
     """Return the row of one adapted module."""
     linear = module.linear
     error = ratio(found.residual_square, found.delta_square) or 0.0

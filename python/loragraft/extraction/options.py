@@ -59,7 +59,7 @@ class ExtractOptions:
 
     @property
     def scaling(self) -> float:
-        """alpha / rank of the adapter: what PEFT multiplies B·A with, in every module."""
+        """Alpha / rank of the adapter: what PEFT multiplies B·A with, in every module."""
         return 1.0 if self.alpha is None else self.alpha / self.rank.most
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.adapter.peft import (
     CONFIG_FILE,
@@ -14,9 +14,11 @@ from loragraft.adapter.peft import (
     task_type,
 )
 from loragraft.atomic_file import write_text_atomic
+from loragraft.errors import FormatError
 from loragraft.natural_order import natural_key
 from loragraft.report.card import model_card
 from loragraft.safetensors_writer import SafetensorsWriter
+from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,25 @@ if TYPE_CHECKING:
     from loragraft.extraction.factors import FactorStore
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import Report
+
+
+#: Beside the tensors and the config; they tell of one run and must not outlive its adapter.
+_REPORT_FILE: Final = "report.json"
+_CARD_FILE: Final = "README.md"
+
+
+def retire(destination: Destination) -> None:
+    """Remove the documents of an adapter that is about to be replaced, its config first.
+
+    Raises:
+        FormatError: A file cannot be removed.
+    """
+    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE):
+        path = destination.directory / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
 
 
 def write_tensors(path: Path, store: FactorStore) -> int:
@@ -76,8 +97,8 @@ def write_documents(
 ) -> None:
     """Write the report, the model card, and last the config, which marks the adapter complete."""
     if with_report:
-        write_text_atomic(destination.file("report.json"), dump(report.to_json()))
-    write_text_atomic(destination.file("README.md"), model_card(report, config))
+        write_text_atomic(destination.file(_REPORT_FILE), dump(report.to_json()))
+    write_text_atomic(destination.file(_CARD_FILE), model_card(report, config))
     write_text_atomic(destination.file(CONFIG_FILE), dump(config))
 
 

@@ -11,6 +11,7 @@ from loragraft.architecture.selection import select
 from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,9 +68,15 @@ class ExtractionPlan:
         return tuple(m for m in self.modules if m.rank < self.options.rank.most)
 
     @property
+    def opaque(self) -> tuple[TensorPair, ...]:
+        """Pairs in one format that is not computed with, whose bytes can be compared."""
+        return tuple(pair for pair, _ in self.untouched if _is_alike(pair))
+
+    @property
     def bytes_to_read(self) -> int:
         """Bytes of tensor data on both sides that will be compared."""
-        return sum(m.pair.nbytes for m in self.modules) + sum(p.nbytes for p, _ in self.measured)
+        pairs = [*(m.pair for m in self.modules), *(p for p, _ in self.measured), *self.opaque]
+        return sum(pair.nbytes for pair in pairs)
 
     @property
     def largest_result(self) -> int:
@@ -116,6 +123,15 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
     )
 
 
+def _is_alike(pair: TensorPair) -> bool:
+    base, tuned = pair.base, pair.tuned
+    return (
+        base is not None
+        and tuned is not None
+        and (base.dtype, base.shape) == (tuned.dtype, tuned.shape)
+    )
+
+
 def _why_uncomputable(pair: TensorPair) -> str:
     if pair.base is None or pair.tuned is None:
         return pair.why
@@ -139,7 +155,7 @@ def _check_same_model(base: Checkpoint, tuned: Checkpoint, linear_tensors: set[s
         "BASE": (base, only_tuned),
     }
     lacks = "; ".join(
-        f"{side} ({checkpoint.reference}) lacks {', '.join(names[:_SHOWN])}"
+        f"{side} ({shown(checkpoint.reference)}) lacks {', '.join(names[:_SHOWN])}"
         + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for side, (checkpoint, names) in sides.items()
         if names

@@ -7,12 +7,14 @@ import math
 from typing import TYPE_CHECKING
 
 from loragraft import native
-from loragraft.errors import StoppedError
+from loragraft.errors import LoragraftError, StoppedError
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.ranks import Spectrum
+from loragraft.input_file import InputFile, changed
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from loragraft.alignment import TensorPair
@@ -53,7 +55,11 @@ class Work:
 
     def __iter__(self) -> Iterator[tuple[TensorPair, native.ModuleResult]]:
         while not self._batch.exhausted:
-            finished = self._batch.next(_POLL)
+            try:
+                finished = self._batch.next(_POLL)
+            except LoragraftError as error:
+                # The kernels name files as they are called, line breaks and all.
+                raise type(error)(shown(str(error))) from None
             if finished is not None:
                 index, result = finished
                 yield self._pairs[index], result
@@ -92,11 +98,19 @@ class Work:
         file = self._files.get(entry.path)
         if file is None:
             file = native.MappedFile(str(entry.path), self._plan.options.io)
+            _check_identity(entry)
             self._files[entry.path] = file
         columns = entry.shape[-1] if entry.shape else 1
         return native.StoredMatrix(
             file, entry.offset, entry.dtype, math.prod(entry.shape) // columns, columns
         )
+
+
+def _check_identity(entry: TensorEntry) -> None:
+    """Refuse a file that is no longer the one whose header was read: its offsets may be others."""
+    with InputFile(entry.path) as file:
+        if entry.identity is not None and entry.identity != file.identity:
+            raise changed(entry.path)
 
 
 def sketch_key(seed: int, name: str) -> int:

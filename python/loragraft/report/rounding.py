@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from loragraft.report.model import ModuleReport
 
-#: The edge below is the limit for large matrices of independent errors; those of a merge are
-#: neither, and come out a little above it.
-_MARGIN: Final = 1.05
+#: The edge below is for independent errors of equal size. Those of a merge differ from row to row
+#: and column to column, which spreads their singular values.
+_MARGIN: Final = 1.1
 
 
 def rank_above_rounding(module: ModuleReport) -> int | None:

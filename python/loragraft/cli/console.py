@@ -1,0 +1,135 @@
+"""Where a command's words go: the result to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from loragraft.cli.failure import Failure, one_line
+from loragraft.cli.interruption import stoppable
+from loragraft.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from rich.console import RenderableType
+
+    from loragraft.cli.progress import Update
+
+#: Width of a table that goes into a file or a pipe.
+_PIPE_WIDTH: Final = 120
+#: What a shell reports of a command whose reader went away.
+BROKEN_PIPE: Final = 141
+_TRACEBACK: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """The streams of one command.
+
+    Attributes:
+        json_output: Whether stdout carries one JSON object and nothing else.
+        quiet: Whether there is neither progress nor a table.
+        verbose: How often ``-v`` was given.
+    """
+
+    json_output: bool
+    quiet: bool
+    verbose: int
+
+    def note(self, text: str) -> None:
+        """Say something that only ``-v`` asks for."""
+        if self.verbose:
+            print(f"loragraft: {one_line(text)}", file=sys.stderr)
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Print warnings, one line each."""
+        for text in texts:
+            print(f"loragraft: warning: {one_line(text)}", file=sys.stderr)
+
+    def progress(self, title: str) -> AbstractContextManager[Update]:
+        """Show a progress bar while the block lasts; see `progress_bar`."""
+        return progress_bar(title, shown=not self.quiet)
+
+    def show(self, data: Mapping[str, Any], table: Callable[[], RenderableType]) -> None:
+        """Print a command's result.
+
+        Args:
+            data: For ``--json``.
+            table: Makes what people read; not called when nobody will.
+        """
+        if self.json_output:
+            text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+        elif self.quiet:
+            return
+        else:
+            text = _rendered(table())
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def session(*, json_output: bool, quiet: bool, verbose: int) -> Iterator[Console]:
+    """Run a command: give its console, and end it with an exit code whatever happens.
+
+    Raises:
+        typer.Exit: The command failed, and has said why.
+    """
+    if quiet or not sys.stderr.isatty():
+        # The Hub's client draws bars of its own.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    console, started = Console(json_output, quiet, verbose), time.perf_counter()
+    try:
+        with stoppable():
+            yield console
+        console.note(f"done in {time.perf_counter() - started:.2f} s")
+    except typer.Exit:
+        raise
+    except BrokenPipeError:
+        abandon_stdout()
+        raise typer.Exit(BROKEN_PIPE) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if verbose >= _TRACEBACK:
+            traceback.print_exc()
+        failure = Failure.of(error)
+        failure.tell(json_output=json_output)
+        raise typer.Exit(failure.exit_code) from None
+
+
+def abandon_stdout() -> None:
+    """Let what is still buffered for a reader that went away vanish."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data with null in place of NaN and Inf, which JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _rendered(table: RenderableType) -> str:
+    """Lay a table out for stdout; in colour only where that is a terminal."""
+    from rich.console import Console as RichConsole
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    console = RichConsole(width=width, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()

@@ -1,0 +1,229 @@
+"""``loragraft extract``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from loragraft.cli.console import Console, session
+from loragraft.cli.options import Json, Quiet, Verbose
+from loragraft.cli.values import given_side, iterations, named_output, require_cpu, truth
+
+if TYPE_CHECKING:
+    from loragraft.extraction import ExtractionPlan
+
+Base = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BASE",
+        help="Base checkpoint: a directory, one .safetensors file, or a Hub id"
+        " owner/name[@revision].",
+    ),
+]
+Tuned = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TUNED", help="Checkpoint to imitate, of the same architecture; written like BASE."
+    ),
+]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="OUT", help="Directory for the adapter.")
+]
+Rank = Annotated[
+    str,
+    typer.Option(metavar="N", help="Rank of the adapter; capped where a matrix has no more."),
+]
+TargetModules = Annotated[
+    str,
+    typer.Option(
+        metavar="WHICH",
+        help="Layers to adapt: all-linear (every linear layer but heads and routers), attention,"
+        " mlp, experts, module names separated by commas such as q_proj,k_proj, or re:REGEX,"
+        " which is searched for in the module name.",
+    ),
+]
+Exclude = Annotated[
+    str | None, typer.Option(metavar="WHICH", help="Layers to leave out, written the same way.")
+]
+Layers = Annotated[
+    str | None, typer.Option(metavar="RANGES", help="Only these blocks, such as 0-11,20.")
+]
+Skip3d = Annotated[
+    str,
+    typer.Option("--skip-3d", metavar="True|False", help="Leave the layers of experts out."),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="The adapter's alpha, which makes its scaling alpha / rank; by default the rank."
+        " The factors make up for it: what the adapter adds stays the same.",
+    ),
+]
+DType = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"],
+    typer.Option(help="Of the factors on disk; auto is fp16 where that is safe, else bf16."),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", "--output-format", metavar="peft", help="Layout of the adapter's files."
+    ),
+]
+Oversampling = Annotated[
+    int, typer.Option(metavar="N", help="Columns of the random sketch beyond the rank, at least.")
+]
+PowerIterations = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Passes that sharpen the sketch; auto goes on until the captured energy settles.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Of the random sketches. The same inputs, options and seed give the same bytes.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Threads to compute with; by default one per core."),
+]
+Io = Annotated[
+    Literal["auto", "mmap", "pread"],
+    typer.Option(help="How files are read; auto maps them unless they lie on a network."),
+]
+Device = Annotated[str, typer.Option(hidden=True)]
+ModelA = Annotated[
+    str | None, typer.Option("--model-a", metavar="BASE", help="BASE, as an option.")
+]
+ModelB = Annotated[
+    str | None, typer.Option("--model-b", metavar="TUNED", help="TUNED, as an option.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
+WithReport = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what would be done, how much would be read and how large the adapter would"
+        " be, from the files' headers alone; write nothing.",
+    ),
+]
+
+
+def extract_command(
+    base: Base = None,
+    tuned: Tuned = None,
+    output: Output = None,
+    rank: Rank = "16",
+    target_modules: TargetModules = "all-linear",
+    exclude: Exclude = None,
+    layers: Layers = None,
+    skip_3d: Skip3d = "False",
+    alpha: Alpha = None,
+    dtype: DType = "auto",
+    output_format: Format = "peft",
+    oversampling: Oversampling = 8,
+    power_iterations: PowerIterations = "auto",
+    seed: Seed = 0,
+    threads: Threads = None,
+    io: Io = "auto",
+    device: Device = "cpu",
+    model_a: ModelA = None,
+    model_b: ModelB = None,
+    force: Force = False,
+    report: WithReport = True,
+    dry_run: DryRun = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Extract the LoRA adapter that turns BASE into TUNED.
+
+    The change of every chosen linear layer, W_tuned - W_base, is factored by a truncated
+    singular value decomposition and written as a PEFT adapter, with a report of what it keeps.
+    """
+    with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
+        from loragraft.architecture.selection import parse_selection
+        from loragraft.extraction import (
+            ExtractOptions,
+            parse_rank,
+            plan_extraction,
+            require_format,
+        )
+
+        before = given_side("BASE", base, "--model-a", model_a)
+        after = given_side("TUNED", tuned, "--model-b", model_b)
+        require_format(output_format)
+        require_cpu(device)
+        target = None if dry_run and output is None else named_output(output)
+        options = ExtractOptions(
+            rank=parse_rank(rank),
+            selection=parse_selection(
+                target_modules, exclude, layers, experts=not truth("--skip-3d", skip_3d)
+            ),
+            alpha=alpha,
+            dtype=dtype,
+            oversampling=oversampling,
+            power_iterations=iterations(power_iterations),
+            seed=seed,
+            threads=threads,
+            io=io,
+        )
+        plan = plan_extraction(before, after, options)
+        if target is None or dry_run:
+            _show_plan(console, plan, target, force=force)
+        else:
+            _extract(console, plan, target, force=force, with_report=report)
+
+
+def _show_plan(
+    console: Console, plan: "ExtractionPlan", output: Path | None, *, force: bool
+) -> None:
+    """Print a plan, after the checks that the work itself would begin with."""
+    from loragraft.cli.plan_summary import PlanSummary
+    from loragraft.destination import check_destination, check_space
+    from loragraft.extraction.preflight import check_memory
+
+    if output is not None:
+        check_destination(output, (plan.base.directory, plan.tuned.directory), force=force)
+        check_space(output, 2 * plan.largest_result)
+    check_memory(plan)
+    summary = PlanSummary.of(plan)
+    console.warn(summary.warnings)
+    console.show(summary.to_json(), lambda: summary.table)
+
+
+def _extract(
+    console: Console, plan: "ExtractionPlan", output: Path, *, force: bool, with_report: bool
+) -> None:
+    from rich.console import Group
+    from rich.text import Text
+
+    from loragraft.cli.findings import without_warnings
+    from loragraft.extraction import run_plan
+    from loragraft.report.tables import extraction_table
+    from loragraft.wording import shown
+
+    console.note(
+        f"{len(plan.modules)} modules to factor, {plan.bytes_to_read / 1e6:.1f} MB to read"
+    )
+    with console.progress("Extracting") as progress:
+        result = run_plan(plan, output, force=force, with_report=with_report, progress=progress)
+    summary = result.report.summary
+    console.warn(summary.warnings)
+    console.show(
+        result.report.to_json(singular_values=False),
+        lambda: Group(
+            extraction_table(without_warnings(result.report)),
+            Text(
+                f"Adapter: {shown(output)}, {summary.bytes_written / 1e6:.1f} MB,"
+                f" in {summary.seconds:.1f} s"
+            ),
+        ),
+    )

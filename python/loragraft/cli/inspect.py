@@ -1,0 +1,35 @@
+"""``loragraft inspect``."""
+
+from typing import Annotated
+
+import typer
+
+from loragraft.cli.console import session
+from loragraft.cli.options import Json, Quiet, Verbose
+
+
+def inspect_command(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A checkpoint or an adapter: a directory, a .safetensors file, or a Hub id"
+            " owner/name[@revision].",
+            show_default=False,
+        ),
+    ],
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show what a checkpoint or an adapter consists of.
+
+    Tensors, dtypes, kinds of modules and family; for an adapter also ranks, scaling, norms and
+    what may surprise whoever loads it.
+    """
+    with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
+        from loragraft.inspection import inspect
+        from loragraft.report.tables import inspection_table
+
+        found = inspect(path)
+        console.show(found.to_json(), lambda: inspection_table(found))

@@ -1,0 +1,130 @@
+"""What ``extract --dry-run`` tells of a plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from loragraft.extraction.preflight import differences, needed_memory
+from loragraft.extraction.verdict import warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import RenderableType
+
+    from loragraft.extraction import ExtractionPlan
+    from loragraft.extraction.plan import ModulePlan
+
+SCHEMA: Final = "loragraft.plan/1"
+_SHAPES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class KindPlan:
+    """The modules of one kind that would be adapted.
+
+    Attributes:
+        kind: Such as ``q_proj``.
+        modules: How many there are.
+        shapes: Their different ``(out, in)``.
+        ranks: Smallest and largest rank.
+    """
+
+    kind: str
+    modules: int
+    shapes: tuple[tuple[int, int], ...]
+    ranks: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A plan in a few figures.
+
+    Attributes:
+        base: The base checkpoint.
+        tuned: The tuned checkpoint.
+        kinds: What would be adapted.
+        left_out: Reason -> number of tensors that would not be.
+        bytes_to_read: Bytes of tensor data on both sides.
+        bytes_to_write: Size of the factors if every module differs.
+        memory: Upper estimate of the anonymous memory of the run, in bytes.
+        warnings: What can be known to surprise before the work.
+    """
+
+    base: str
+    tuned: str
+    kinds: tuple[KindPlan, ...]
+    left_out: Mapping[str, int]
+    bytes_to_read: int
+    bytes_to_write: int
+    memory: int
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: ExtractionPlan) -> PlanSummary:
+        """Sum a plan up."""
+        groups: dict[str, list[ModulePlan]] = {}
+        for module in plan.modules:
+            groups.setdefault(module.linear.kind, []).append(module)
+        reasons = Counter(why for _, why in (*plan.measured, *plan.untouched))
+        return cls(
+            base=plan.base.reference,
+            tuned=plan.tuned.reference,
+            kinds=tuple(_kind(kind, modules) for kind, modules in groups.items()),
+            left_out=dict(reasons.most_common()),
+            bytes_to_read=plan.bytes_to_read,
+            bytes_to_write=plan.largest_result,
+            memory=needed_memory(plan),
+            warnings=(*differences(plan.base, plan.tuned), *warnings(plan, (), ())),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        return {"schema": SCHEMA, "command": "extract", "dry_run": True, **asdict(self)}
+
+    @property
+    def table(self) -> RenderableType:
+        """The summary as people read it, without the warnings."""
+        kinds = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for column in ("module", "shape (out, in)", "count", "rank"):
+            justify = "right" if column in {"count", "rank"} else "left"
+            kinds.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for kind in self.kinds:
+            kinds.add_row(*_cells(kind))
+        left_out = [Text(f"  left out: {count} × {why}") for why, count in self.left_out.items()]
+        return Group(kinds, *left_out, *map(Text, self._lines()))
+
+    def _lines(self) -> tuple[str, ...]:
+        modules = sum(kind.modules for kind in self.kinds)
+        return (
+            f"To adapt: {modules} modules; to read: {_megabytes(self.bytes_to_read)}",
+            f"Adapter: {_megabytes(self.bytes_to_write)} if every module differs",
+            f"Memory: at most {_megabytes(self.memory)} besides the files themselves",
+            "Nothing was written: this is a dry run.",
+        )
+
+
+def _kind(kind: str, modules: list[ModulePlan]) -> KindPlan:
+    ranks = [module.rank for module in modules]
+    shapes = tuple(sorted({module.linear.shape for module in modules}))
+    return KindPlan(kind, len(modules), shapes, (min(ranks), max(ranks)))
+
+
+def _cells(kind: KindPlan) -> tuple[str, ...]:
+    shapes = ", ".join(f"{rows} × {columns}" for rows, columns in kind.shapes[:_SHAPES])
+    more = " …" if len(kind.shapes) > _SHAPES else ""
+    low, high = kind.ranks
+    rank = str(low) if low == high else f"{low}–{high}"
+    return escape(kind.kind), shapes + more, str(kind.modules), rank
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
