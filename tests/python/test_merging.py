@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections import namedtuple
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,9 @@ from loragraft.errors import FormatError, MismatchError, NonFiniteError, UsageEr
 from loragraft.merging import merge
 from loragraft.safetensors_header import read_header
 from loragraft.verification import verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RANK = 4
 UNIT = 2.0**-24
@@ -334,8 +338,17 @@ def test_unknown_dtype(tmp_path: Path) -> None:
         merge(toy["base"], toy["adapter"], toy["out"], dtype="int8")
 
 
-def test_no_permission(tmp_path: Path) -> None:
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = _toy(tmp_path)
-    # Nobody may make directories there, root included.
+    (tmp_path / "file").touch()
     with pytest.raises(FormatError, match="cannot be made"):
-        merge(toy["base"], toy["adapter"], Path("/proc/loragraft-out"))
+        merge(toy["base"], toy["adapter"], tmp_path / "file" / "out")
+
+    # Root may write anywhere, so the refusal is made rather than provoked.
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(FormatError, match=r"cannot be made: [Pp]ermission denied"):
+        merge(toy["base"], toy["adapter"], tmp_path / "locked" / "out")
+    assert not (tmp_path / "locked").exists()
