@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _OUT: Final = Path(__file__).parent / "out"
 _MB: Final = 1e6
-_LINEARS: Final = "_proj"
+_NOT_LINEAR: Final = "embed_tokens|lm_head|norm"
 _VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FACTORS: Final = (".lora_A.weight", ".lora_B.weight")
 
@@ -100,7 +101,8 @@ def _output(name: str) -> Path:
 def _commands(mergekit: Path, pair: Pair, rank: int) -> dict[str, list[str]]:
     """Return the command lines by name.
 
-    mergekit's model card asks the Hub for the models' names, so it is not written.
+    By default mergekit also stores embeddings, head and norms whole. It writes no model card
+    here, since that may ask the Hub while the clock runs.
     """
     script = [str(mergekit), "-m", "mergekit.scripts.extract_lora", "--no-write-model-card"]
     script += ["--model", str(pair.tuned), "--base-model", str(pair.base)]
@@ -111,7 +113,7 @@ def _commands(mergekit: Path, pair: Pair, rank: int) -> dict[str, list[str]]:
     return {
         "loragraft": [*ours, "-o", str(_output("loragraft"))],
         "mergekit": [*script, "--out-path", str(_output("mergekit"))],
-        only: [*script, "--include-regex", _LINEARS, "--out-path", str(_output(only))],
+        only: [*script, "--exclude-regex", _NOT_LINEAR, "--out-path", str(_output(only))],
     }
 
 
@@ -134,7 +136,7 @@ def _judge(pair: Pair, output: Path, usages: list[Usage]) -> Outcome:
     factors = [key for key in keys if key.endswith(_FACTORS)]
     modules = {key.removesuffix(_FACTORS[0]) for key in factors if key.endswith(_FACTORS[0])}
     names = sorted(f"{module.removeprefix('base_model.model.')}.weight" for module in modules)
-    linears = [name for name in names if f"{_LINEARS}.weight" in name]
+    linears = [name for name in names if not re.search(_NOT_LINEAR, name)]
     found = quality.measure(pair, {"it": output}, linears)["it"]
     missing, unexpected = _load(pair.base, output)
     return Outcome(

@@ -107,18 +107,19 @@ def factors(adapter: Path) -> dict[str, tuple[Array, Array]]:
 def product_bound(b: Array, a: Array, scaling: float = 1.0) -> float:
     """Most by which scaling·B·A formed in float32 differs from the exact product, in norm."""
     norms = float(np.linalg.norm(b.astype(np.float64)) * np.linalg.norm(a.astype(np.float64)))
-    return (a.shape[0] + 2) * UNIT * abs(scaling) * norms
+    return float((a.shape[0] + 2) * UNIT * abs(scaling) * norms)
 
 
 def cast_bound(b: Array, a: Array, code: str, scaling: float = 1.0) -> float:
     """Most by which scaling·B·A moves when both factors are rounded to a dtype, in norm."""
     unit = CAST[code]
     norms = float(np.linalg.norm(b.astype(np.float64)) * np.linalg.norm(a.astype(np.float64)))
-    return (2 * unit + unit**2) * abs(scaling) * norms / (1 - unit) ** 2
+    return float((2 * unit + unit**2) * abs(scaling) * norms / (1 - unit) ** 2)
 
 
 def load_base(directory: Path, dtype: torch.dtype = torch.float64) -> Any:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    return model.eval()
 
 
 def load_peft(base: Path, adapter: Path, dtype: torch.dtype = torch.float64) -> Any:

@@ -30,6 +30,15 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> Path:
     return path
 
 
+def write_pair(
+    directory: Path, base: NDArray[Any], tuned: NDArray[Any], name: str = "w"
+) -> tuple[Path, Path]:
+    return (
+        write(directory / "base.safetensors", {name: base}),
+        write(directory / "tuned.safetensors", {name: tuned}),
+    )
+
+
 def stored(path: Path, name: str, io: str = "auto") -> native.StoredMatrix:
     extent = read_header(path).tensors[name]
     rows, columns = extent.shape

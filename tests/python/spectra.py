@@ -60,3 +60,11 @@ def error(a: NDArray[np.float32], svd: Any) -> float:
     """‖A - U diag(s) Vt‖_F in double precision."""
     left = svd.U.astype(np.float64) * svd.s.astype(np.float64)
     return float(np.linalg.norm(a.astype(np.float64) - left @ svd.Vt.astype(np.float64)))
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def orthonormal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.linalg.qr(normal(*shape, seed=seed).astype(np.float64))[0].astype(np.float32)

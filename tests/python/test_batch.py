@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,18 +10,14 @@ import pytest
 import lora_files as files
 import native_tasks as nt
 from loragraft import native
-from loragraft.errors import FormatError, NonFiniteError, StoppedError, UsageError
+from loragraft.errors import NonFiniteError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 U32 = 2.0**-24
 DTYPES = ("BF16", "F16", "F32")
 IO_MODES = ("mmap", "pread")
-
-
-def write_pair(directory: Path, base: Any, tuned: Any, name: str = "w") -> tuple[Path, Path]:
-    return (
-        nt.write(directory / "base.safetensors", {name: base}),
-        nt.write(directory / "tuned.safetensors", {name: tuned}),
-    )
 
 
 @pytest.mark.parametrize("shape", [(130, 70), (37, 2321)], ids=str)
@@ -37,7 +28,7 @@ def test_figures_against_numpy(
 ) -> None:
     base, tuned = nt.pair(shape, base_dtype, tuned_dtype)
     rank = 4
-    task = nt.task(*write_pair(tmp_path, base, tuned), "w", rank)
+    task = nt.task(*nt.write_pair(tmp_path, base, tuned), "w", rank)
     (result,) = nt.run([task])
     delta = nt.delta(base, tuned)
     # Sums in double precision on both sides.
@@ -65,7 +56,7 @@ def test_figures_against_numpy(
 
 def test_factors_are_balanced_and_carry_the_scaling(tmp_path: Path) -> None:
     shape = (130, 70)
-    paths = write_pair(tmp_path, *nt.pair(shape))
+    paths = nt.write_pair(tmp_path, *nt.pair(shape))
     for scaling in (1.0, 2.0, 0.125, 3.7):
         (result,) = nt.run([nt.task(*paths, "w", 4, scaling=scaling)], dtype="F32")
         b, a = nt.factors(result, shape)
@@ -86,7 +77,7 @@ def test_full_rank_and_a_change_of_low_rank_leave_nothing(tmp_path: Path) -> Non
     rng = np.random.default_rng(1)
     base = np.zeros((90, 60), np.float32)
     tuned = (rng.standard_normal((90, 2)) @ rng.standard_normal((2, 60))).astype(np.float32)
-    paths = write_pair(tmp_path, base, tuned)
+    paths = nt.write_pair(tmp_path, base, tuned)
     norm_square = float((tuned.astype(np.float64) ** 2).sum())
     for rank in (2, 8, 60):
         (result,) = nt.run([nt.task(*paths, "w", rank)], dtype="F32")
@@ -97,19 +88,18 @@ def test_full_rank_and_a_change_of_low_rank_leave_nothing(tmp_path: Path) -> Non
 
 
 def test_passes(tmp_path: Path) -> None:
-    paths = write_pair(tmp_path, *nt.pair((300, 200)))
+    paths = nt.write_pair(tmp_path, *nt.pair((300, 200)))
     for iterations in (0, 1, 5):
         (result,) = nt.run([nt.task(*paths, "w", 4)], power_iterations=iterations)
         assert result.passes == 2 * iterations + 2
     wide, narrow = (
-        nt.run([nt.task(*paths, "w", 4)], oversampling=oversampling)[0]
-        for oversampling in (60, 0)
+        nt.run([nt.task(*paths, "w", 4)], oversampling=oversampling)[0] for oversampling in (60, 0)
     )
     assert wide.passes <= narrow.passes
 
 
 def test_the_key_changes_the_sketch_only(tmp_path: Path) -> None:
-    paths = write_pair(tmp_path, *nt.pair((300, 200)))
+    paths = nt.write_pair(tmp_path, *nt.pair((300, 200)))
     one, two, again = nt.run([nt.task(*paths, "w", 4, key=key) for key in (1, 2, 1)])
     assert nt.fields(one) == nt.fields(again)
     assert one.lora_a != two.lora_a
@@ -145,13 +135,11 @@ def test_unchanged_tensors(tmp_path: Path, io: str) -> None:
 @pytest.mark.parametrize("rank", [4, 0])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", ["base", "tuned"])
-def test_non_finite_weights_are_located(
-    tmp_path: Path, side: str, value: float, rank: int
-) -> None:
+def test_non_finite_weights_are_located(tmp_path: Path, side: str, value: float, rank: int) -> None:
     base, tuned = nt.pair((2300, 70))
     (base if side == "base" else tuned)[2205, 61] = value
     (base if side == "base" else tuned)[2206, 3] = np.nan
-    paths = write_pair(tmp_path, base, tuned, "model.layers.3.q_proj.weight")
+    paths = nt.write_pair(tmp_path, base, tuned, "model.layers.3.q_proj.weight")
     with pytest.raises(NonFiniteError) as caught:
         nt.run([nt.task(*paths, "model.layers.3.q_proj.weight", rank)])
     message = str(caught.value)
@@ -162,7 +150,7 @@ def test_non_finite_weights_are_located(
 
 def test_a_difference_beyond_float32(tmp_path: Path) -> None:
     base = np.full((70, 40), -3e38, np.float32)
-    paths = write_pair(tmp_path, base, -base)
+    paths = nt.write_pair(tmp_path, base, -base)
     with pytest.raises(NonFiniteError, match="tensor 'w': a difference of the two sides overflows"):
         nt.run([nt.task(*paths, "w")])
 
@@ -191,7 +179,7 @@ def test_bytes_depend_on_neither_threads_nor_io(tmp_path: Path) -> None:
 
 
 def test_results_do_not_depend_on_the_company(tmp_path: Path) -> None:
-    paths = write_pair(tmp_path, *nt.pair((200, 100)))
+    paths = nt.write_pair(tmp_path, *nt.pair((200, 100)))
     (alone,) = nt.run([nt.task(*paths, "w", 4, key=3)])
     crowd = nt.run([nt.task(*paths, "w", 4, key=key) for key in (9, 3, 8, 3)], threads=4)
     assert nt.fields(crowd[1]) == nt.fields(crowd[3]) == nt.fields(alone)
@@ -206,168 +194,15 @@ def test_data_at_an_odd_offset(tmp_path: Path) -> None:
             path = tmp_path / f"{side}{shift}"
             path.write_bytes(b"\0" * shift + values.tobytes())
             stored.append(native.StoredMatrix(native.MappedFile(str(path)), shift, "F32", 90, 61))
-        results.extend(nt.run([native.ModuleTask("w", *stored, 4, 0, 1.0)]))
+        results.extend(nt.run([native.ModuleTask("w", stored[0], stored[1], 4, 0, 1.0)]))
     assert len({nt.fields(result) for result in results}) == 1
-
-
-def long_job(directory: Path, count: int = 400) -> list[native.ModuleTask]:
-    """Noise on noise: the slowest of spectra; several seconds of work on any machine."""
-    rng = np.random.default_rng(0)
-    sides = [rng.standard_normal((3000, 700)).astype(np.float32) for _ in range(2)]
-    paths = write_pair(directory, sides[0], sides[1])
-    return [nt.task(*paths, "w", 16, key=key) for key in range(count)]
-
-
-def wait_for_the_end(batch: native.Batch) -> None:
-    while not batch.exhausted:
-        batch.next(5.0)
-
-
-def test_cancel_stops_within_a_second(tmp_path: Path) -> None:
-    batch = native.Batch(long_job(tmp_path), 8, None, "auto", None, 2)
-    assert batch.next(0.0) is None
-    time.sleep(0.3)
-    start = time.monotonic()
-    batch.cancel()
-    with pytest.raises(StoppedError, match="stopped"):
-        wait_for_the_end(batch)
-    batch.close()
-    assert time.monotonic() - start < 1.0
-    assert not batch.exhausted
-
-
-def test_close_and_deletion_with_work_pending(tmp_path: Path) -> None:
-    tasks = long_job(tmp_path)
-    for end in (native.Batch.close, lambda batch: None):
-        batch = native.Batch(tasks, 8, None, "auto", None, 2)
-        time.sleep(0.1)
-        start = time.monotonic()
-        end(batch)
-        del batch
-        assert time.monotonic() - start < 1.0
-
-
-def test_closing_twice_and_after_the_end(tmp_path: Path) -> None:
-    paths = write_pair(tmp_path, *nt.pair((40, 30)))
-    batch = native.Batch([nt.task(*paths, "w")], 8, None, "auto", None, 2)
-    wait_for_the_end(batch)
-    assert batch.next(10.0) is None
-    batch.close()
-    batch.close()
-    empty = native.Batch([], 8, None, "auto", None, 2)
-    assert empty.exhausted
-    assert empty.next(10.0) is None
-
-
-DELETED_WHILE_CALLING = """
-import sys, threading, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import native_tasks as nt
-from loragraft import native
-
-inside = threading.Event()
-
-def choose(*_):
-    inside.set()
-    time.sleep(0.3)  # without the GIL, which it then needs again
-    return 1
-
-paths = Path(sys.argv[2]), Path(sys.argv[3])
-batch = native.Batch([nt.task(*paths, "w")] * 3, 8, None, "auto", choose, 2)
-inside.wait()
-{end}
-print("ended")
-"""
-
-
-@pytest.mark.parametrize("end", ["del batch", "batch.close()", "batch.cancel(); batch.close()"])
-def test_ending_while_python_chooses_a_rank(tmp_path: Path, end: str) -> None:
-    """In a process of its own: a deadlock must not take the suite with it."""
-    paths = write_pair(tmp_path, *nt.pair((80, 50)))
-    script = DELETED_WHILE_CALLING.format(end=end)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent), *map(str, paths)],
-        capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[1])},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
-
-
-def test_choose_rank(tmp_path: Path) -> None:
-    base, tuned = nt.pair((80, 50))
-    paths = (
-        nt.write(tmp_path / "a", {"w": base, "same": base}),
-        nt.write(tmp_path / "b", {"w": tuned, "same": base}),
-    )
-    calls: list[tuple[int, list[float], float, float]] = []
-
-    def choose(index: int, values: list[float], delta_square: float, rounding: float) -> int:
-        calls.append((index, values, delta_square, rounding))
-        return (3, 0, 1)[index % 3]
-
-    tasks = [nt.task(*paths, "w", 6), nt.task(*paths, "w", 6), nt.task(*paths, "same", 6)]
-    three, none, same = nt.run([*tasks, nt.task(*paths, "w", 0)], choose_rank=choose)[:3]
-    # Neither unchanged tensors nor measured ones have a rank to choose.
-    assert sorted(call[0] for call in calls) == [0, 1]
-    (fixed,) = nt.run([nt.task(*paths, "w", 6)])
-    for _, values, delta_square, rounding in calls:
-        assert values == fixed.singular_values
-        assert len(values) == 6
-        assert (delta_square, rounding) == (fixed.delta_square, fixed.rounding_square)
-    assert (three.rank, none.rank, same.rank) == (3, 0, 0)
-    assert three.singular_values == none.singular_values == fixed.singular_values
-    assert (none.lora_a, none.lora_b) == (b"", b"")
-    # The factors are the leading part of those of the full rank.
-    b, a = nt.factors(three, (80, 50))
-    whole_b, whole_a = nt.factors(fixed, (80, 50))
-    np.testing.assert_array_equal(b, whole_b[:, :3])
-    np.testing.assert_array_equal(a, whole_a[:3])
-    delta = nt.delta(base, tuned)
-    norm = float(np.linalg.norm(delta))
-    assert three.residual_square**0.5 == pytest.approx(
-        float(np.linalg.norm(delta - b @ a)), abs=U32 * 5 * 2 * norm
-    )
-
-
-def test_an_exception_in_choose_rank_comes_out(tmp_path: Path) -> None:
-    paths = write_pair(tmp_path, *nt.pair((80, 50)))
-
-    def choose(*_: object) -> int:
-        raise KeyError("no rank for this one")
-
-    batch = native.Batch([nt.task(*paths, "w")] * 20, 8, None, "auto", choose, 3)
-    with pytest.raises(KeyError, match="no rank for this one"):
-        wait_for_the_end(batch)
-    # The failed batch stays failed, and says so however often it is asked.
-    for _ in range(2):
-        with pytest.raises(StoppedError, match="failed"):
-            batch.next(1.0)
-    batch.close()
-    with pytest.raises(UsageError, match="rank 9 chosen of 4 computed"):
-        nt.run([nt.task(*paths, "w")], choose_rank=lambda *_: 9)
-
-
-def test_the_first_bad_tensor_stops_the_batch(tmp_path: Path) -> None:
-    base, tuned = nt.pair((80, 50))
-    bad = tuned.copy()
-    bad[0, 0] = np.nan
-    paths = (
-        nt.write(tmp_path / "a", {"good": base, "bad": base}),
-        nt.write(tmp_path / "b", {"good": tuned, "bad": bad}),
-    )
-    names = ["good"] * 5 + ["bad"] + ["good"] * 200
-    batch = native.Batch([nt.task(*paths, name) for name in names], 8, None, "auto", None, 2)
-    with pytest.raises(NonFiniteError, match="'bad'"):
-        wait_for_the_end(batch)
-    batch.close()
 
 
 def scaled_pair(directory: Path, norm: float) -> tuple[Path, Path]:
     rng = np.random.default_rng(0)
     change = rng.standard_normal((64, 3)) @ rng.standard_normal((3, 48))
     change *= norm / np.linalg.norm(change)
-    return write_pair(directory, np.zeros((64, 48), np.float32), change.astype(np.float32))
+    return nt.write_pair(directory, np.zeros((64, 48), np.float32), change.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -398,80 +233,6 @@ def test_fp16_that_overflows_is_refused(tmp_path: Path) -> None:
     # A larger scaling makes smaller factors.
     (result,) = nt.run([nt.task(*paths, "w", 3, scaling=1e6)], dtype="F16")
     assert result.dtype == "F16"
-
-
-@pytest.mark.parametrize("keep", [0.5, 0.999999])
-@pytest.mark.parametrize("io", IO_MODES)
-def test_a_truncated_file_is_an_error_not_a_signal(tmp_path: Path, io: str, keep: float) -> None:
-    paths = write_pair(tmp_path, *nt.pair((700, 500)))
-    for path in paths:
-        whole = path.read_bytes()
-        task = nt.task(*paths, "w", io=io)
-        os.truncate(path, int(len(whole) * keep))
-        with pytest.raises(FormatError, match=path.name):
-            nt.run([task])
-        path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("rank", [4, 0])
-@pytest.mark.parametrize("io", IO_MODES)
-def test_a_file_that_changed_is_an_error(tmp_path: Path, io: str, rank: int) -> None:
-    paths = write_pair(tmp_path, *nt.pair((80, 50)))
-    for path in paths:
-        task = nt.task(*paths, "w", rank, io=io)
-        status = path.stat()
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-        with pytest.raises(FormatError, match=f"{path.name}.*changed"):
-            nt.run([task])
-
-
-@pytest.mark.parametrize("io", IO_MODES)
-def test_a_file_that_was_replaced_is_still_the_old_one(tmp_path: Path, io: str) -> None:
-    paths = write_pair(tmp_path, *nt.pair((80, 50)))
-    (expected,) = nt.run([nt.task(*paths, "w", io=io)])
-    task = nt.task(*paths, "w", io=io)
-    for path in paths:
-        path.unlink()
-        path.write_bytes(b"something else")
-    (result,) = nt.run([task])
-    assert nt.fields(result) == nt.fields(expected)
-
-
-def test_what_no_task_can_be_made_of(tmp_path: Path) -> None:
-    base, _ = write_pair(tmp_path, *nt.pair((80, 50)))
-    file = native.MappedFile(str(base))
-    with pytest.raises(FormatError, match="beyond the file's end"):
-        native.StoredMatrix(file, file.size - 10, "F32", 2, 2)
-    with pytest.raises(FormatError, match="beyond the file's end"):
-        native.StoredMatrix(file, 0, "BF16", 2**20, 2**20)
-    for rows, columns, offset in ((2**40, 2**40, 0), (2**63, 1, 0), (1, 1, 2**64 - 1)):
-        with pytest.raises(UsageError, match="overflow"):
-            native.StoredMatrix(file, offset, "F32", rows, columns)
-    with pytest.raises(UsageError, match="dtype F8_E4M3: expected BF16, F16 or F32"):
-        native.StoredMatrix(file, 0, "F8_E4M3", 1, 1)
-    with pytest.raises(UsageError, match="io mode 'aio': expected auto, mmap or pread"):
-        native.MappedFile(str(base), "aio")
-    for path in (tmp_path, tmp_path / "missing", Path("/dev/null")):
-        with pytest.raises(FormatError, match=str(path)):
-            native.MappedFile(str(path))
-    one, other = (native.StoredMatrix(file, 0, "F32", rows, 4) for rows in (3, 4))
-    with pytest.raises(UsageError, match="different shapes"):
-        nt.run([native.ModuleTask("w", one, other, 1, 0, 1.0)])
-    with pytest.raises(UsageError, match="rank 4: expected 1 to 3"):
-        nt.run([native.ModuleTask("w", one, native.StoredMatrix(file, 4, "F32", 3, 4), 4, 0, 1.0)])
-
-
-def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FormatError, match="not a regular file"):
-        native.MappedFile(str(tmp_path / "pipe"))
-
-
-def test_both_modes_are_what_they_say(tmp_path: Path) -> None:
-    base, _ = write_pair(tmp_path, *nt.pair((8, 5)))
-    assert native.MappedFile(str(base), "mmap").mapped
-    assert not native.MappedFile(str(base), "pread").mapped
-    assert native.MappedFile(str(base)).size == base.stat().st_size
 
 
 def test_the_dtypes_of_the_tests_are_those_of_the_package() -> None:

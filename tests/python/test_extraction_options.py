@@ -74,6 +74,9 @@ def test_dtype_of_the_factors(
         # The exact ΔW has rank 4 up to float32 rounding, so the cast is nearly all of the error.
         assert row.relative_error <= cast + 4 * checks.UNIT / 0.05
         assert row.relative_error > 0.05 * cast
+        # The optimum knows no cast.
+        assert row.optimal_error is not None
+        assert row.optimal_error < 4 * checks.UNIT / 0.05
 
 
 def test_auto_takes_fp16_where_it_is_safe(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ two more on either side.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,7 @@ def sketch_width(rank: int, oversampling: int = 8) -> int:
 
 def rounding(shape: tuple[int, ...], rank: int) -> float:
     terms = 256 + max(shape) / 256
-    return U32 * (np.sqrt(terms) + 2 * np.sqrt(sketch_width(rank)) + 3)
+    return float(U32 * (np.sqrt(terms) + 2 * np.sqrt(sketch_width(rank)) + 3))
 
 
 def check(a: NDArray[np.float32], svd: TruncatedSVD) -> None:
@@ -150,7 +151,7 @@ def test_power_iterations_are_honoured() -> None:
     errors = [spectra.error(a, truncated_svd(a, rank, power_iterations=p)) for p in steps]
     exact = np.linalg.svd(a.astype(np.float64), compute_uv=False)
     optimum = float(np.linalg.norm(exact[rank:]))
-    assert all(more > fewer for more, fewer in zip(errors, errors[1:], strict=False))
+    assert all(more > fewer for more, fewer in pairwise(errors))
     assert errors[0] > FACTOR * optimum
     # 129 half steps, each by (s_17 / s_8)^2 = 0.85 or so.
     assert errors[-1] <= (1.0 + 1e-6) * optimum + rounding((400, 300), rank)
@@ -191,9 +192,7 @@ def test_seeds_wrap_around() -> None:
     exponent=st.integers(-20, 20),
     seed=st.integers(0, 2**64 - 1),
 )
-def test_any_shape(
-    m: int, n: int, share: float, decay: float, exponent: int, seed: int
-) -> None:
+def test_any_shape(m: int, n: int, share: float, decay: float, exponent: int, seed: int) -> None:
     rank = 1 + round(share * (min(m, n) - 1))
     rng = np.random.default_rng((m, n))
     columns = np.arange(1.0, n + 1) ** -decay

@@ -69,7 +69,7 @@ def run_demo(directory: Path, *, progress: Progress | None = None) -> DemoResult
         seconds[step] = time.perf_counter() - start
 
     start = time.perf_counter()
-    write_checkpoint(gguf, base, progress=_named("unpack", progress))
+    write_checkpoint(gguf, base)
     timed("unpack the model", start)
     start = time.perf_counter()
     with as_file(files("loragraft.demo") / "adapter") as real_adapter:
@@ -82,11 +82,6 @@ def run_demo(directory: Path, *, progress: Progress | None = None) -> DemoResult
     verification = verify(base, tuned, adapter, optimum=True, progress=progress)
     timed("verify, with exact optimum", start)
     return DemoResult(directory, extraction.report, verification, seconds, merged.bytes_written)
-
-
-def _named(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
-    """Give a callback without a name, (done, all), one."""
-    return None if progress is None else lambda done, total: progress(what, done, total)
 
 
 def _check_directory(directory: Path) -> None:

@@ -79,7 +79,7 @@ def project(
         )
         return _unstacked(left, batch), _unstacked(right, batch)
     dense = matrices(delta, "delta")
-    _require_fit(*dense.shape[-2:], u, v)
+    _require_fit(dense.shape[-2], dense.shape[-1], u, v)
     batch = common_batch([("delta", dense), ("U", u), ("V", v)])
     return _unstacked(
         native.project_dense(stacked(dense, batch), stacked(u, batch), stacked(v, batch), workers),

@@ -194,7 +194,5 @@ def _norm(operand: _Operand, name: str, threads: int) -> NDArray[np.float64]:
     return root
 
 
-def _unstacked(
-    values: NDArray[np.float64], batch: tuple[int, ...]
-) -> float | NDArray[np.float64]:
+def _unstacked(values: NDArray[np.float64], batch: tuple[int, ...]) -> float | NDArray[np.float64]:
     return values.reshape(batch) if batch else float(values[0])

@@ -87,7 +87,7 @@ def truncated_svd(
     batch, (m, n) = array.shape[:-2], array.shape[-2:]
     k = whole_number(rank, "rank", 1, min(m, n))
     # Wider than the matrix is the full SVD, however much wider.
-    extra = min(whole_number(oversampling, "oversampling", 0, _MOST_KEYS), min(m, n))
+    extra = min(whole_number(oversampling, "oversampling", 0, _MOST_KEYS), m, n)
     if power_iterations is not None:
         power_iterations = whole_number(power_iterations, "power_iterations", 0, _MOST_ITERATIONS)
     key = whole_number(seed, "seed", 0, _MOST_KEYS - 1)
