@@ -39,8 +39,10 @@ std::string locate_non_finite(const StoredMatrix& matrix, const Run& run) {
                                                             matrix.cols);
     for (std::size_t j = 0; j < matrix.cols; ++j) {
       if (std::isfinite(values[j])) continue;
-      return std::string(std::isnan(values[j]) ? "NaN" : "Inf") + " at [" + std::to_string(i) +
-             ", " + std::to_string(j) + "] in " + matrix.file->path();
+      // A vector comes as a matrix of one row.
+      const std::string row = matrix.rows > 1 ? std::to_string(i) + ", " : "";
+      return std::string(std::isnan(values[j]) ? "NaN" : "Inf") + " at [" + row +
+             std::to_string(j) + "] in " + matrix.file->path();
     }
   }
   return {};

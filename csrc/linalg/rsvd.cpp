@@ -147,7 +147,9 @@ TruncatedSvd truncated_svd(LinearOperator& a, const SvdOptions& options, const R
     throw Error(Errc::invalid_argument, "rank " + std::to_string(options.rank) +
                                             ": expected 1 to " + std::to_string(small_side));
   }
-  const std::size_t l = round_up(checked_add(options.rank, options.oversampling), kWidthUnit);
+  // Columns beyond the smaller side add nothing, however many are asked for.
+  const std::size_t extra = std::min(options.oversampling, small_side);
+  const std::size_t l = round_up(checked_add(options.rank, extra), kWidthUnit);
   if (l >= small_side || a.rows() * a.cols() <= kSmall) return full_svd(a, options, run);
 
   Subspaces spaces{Matrix<float>(a.cols(), l), Matrix<float>(a.rows(), l), {}};

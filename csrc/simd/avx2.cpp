@@ -30,6 +30,7 @@ struct Vec {
 
   friend Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
   friend Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
+  friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.value, b.value)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 
   struct Squares {

@@ -58,6 +58,9 @@ struct Vec {
   friend Vec sub(const Vec& a, const Vec& b) {
     return each([&](std::size_t i) { return a.value[i] - b.value[i]; });
   }
+  friend Vec max(const Vec& a, const Vec& b) {
+    return each([&](std::size_t i) { return a.value[i] > b.value[i] ? a.value[i] : b.value[i]; });
+  }
   friend Vec fma(const Vec& a, const Vec& b, const Vec& c) {
     return each([&](std::size_t i) { return a.value[i] * b.value[i] + c.value[i]; });
   }

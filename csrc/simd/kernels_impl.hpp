@@ -5,8 +5,8 @@
 // included: the linker would keep one copy for all, perhaps one this machine cannot run.
 //
 // Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
-// add, sub, fma(a, b, c) = a * b + c, load_bf16, load_f16, binade (clears sign and mantissa), and
-// a nested Squares {add(Vec), total()} that sums squares in double precision.
+// add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, binade (clears sign and mantissa),
+// and a nested Squares {add(Vec), total()} that sums squares in double precision.
 
 namespace loragraft {
 namespace {
@@ -68,6 +68,18 @@ void delta(const std::byte* base, const std::byte* tuned, float* out, std::size_
   }
 }
 
+// The power of two that scales the last place. Subnormal numbers share the smallest one; only fp16
+// has them where fp32 has normal numbers.
+template <DType D>
+Vec binade_of(Vec value) {
+  if constexpr (D == DType::f16) {
+    constexpr float kSmallest = 0x1p-14F;
+    return max(value.binade(), Vec::broadcast(&kSmallest));
+  } else {
+    return value.binade();
+  }
+}
+
 template <DType B, DType T>
 void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::size_t n,
                 TileSums& sums) {
@@ -78,7 +90,7 @@ void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::
     const Vec d = sub(t, b);
     delta_squares.add(d);
     base_squares.add(b);
-    binade_squares.add(t.binade());
+    binade_squares.add(binade_of<T>(t));
     return d;
   };
   std::size_t i = 0;

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from loragraft.errors import FormatError, UsageError
-from loragraft.wording import reason, shown
+from loragraft.wording import reason, shown, size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -69,7 +69,7 @@ def check_space(output: Path, needed: int) -> None:
         raise FormatError(f"{shown(place)}: cannot be used: {reason(error)}") from error
     if free < needed:
         raise FormatError(
-            f"{shown(output)}: needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; free"
+            f"{shown(output)}: needs {size(needed)}, but {size(free)} are free; free"
             " some space or choose another place"
         )
 

@@ -30,6 +30,19 @@ def shown(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def size(count: float) -> str:
+    """Return a number of bytes with the unit that suits it, such as ``1.23 GB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural where that is right."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def reason(error: BaseException) -> str:
     """Return why an operation failed, as one printable line.
 

@@ -1,4 +1,4 @@
-"""Matrices of prescribed singular values, and the best approximation that they allow."""
+"""Matrices of prescribed singular values, and others for the tests of the kernels."""
 
 from __future__ import annotations
 

@@ -96,6 +96,10 @@ def test_passes(tmp_path: Path) -> None:
         nt.run([nt.task(*paths, "w", 4)], oversampling=oversampling)[0] for oversampling in (60, 0)
     )
     assert wide.passes <= narrow.passes
+    # A sketch as wide as the matrix, or absurdly wider, is the full decomposition.
+    for oversampling in (196, 2**64 - 10):
+        (full,) = nt.run([nt.task(*paths, "w", 4)], oversampling=oversampling)
+        assert full.exact
 
 
 def test_the_key_changes_the_sketch_only(tmp_path: Path) -> None:

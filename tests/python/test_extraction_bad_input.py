@@ -230,7 +230,7 @@ def test_not_enough_disk(
     called: list[Any] = []
     checks.refused(
         FormatError,
-        "out: needs .* GB, but .* GB are free; free some space",
+        "out: needs .* [kM]B, but .* are free; free some space",
         lambda: extract(*pair, tmp_path / "new" / "out", progress=lambda *a: called.append(a)),
         tmp_path,
     )
@@ -246,7 +246,7 @@ def test_not_enough_memory(
     out = None if in_memory else tmp_path / "out"
     checks.refused(
         FormatError,
-        r"not enough memory: about 0\.1\d GB are needed and 0\.10 GB are free; use fewer --threads",
+        r"not enough memory: about 1\d\d\.\d\d MB are needed and 100\.00 MB are free; use fewer --threads",
         lambda: extract(*pair, out),
         tmp_path,
     )

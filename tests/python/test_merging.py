@@ -258,7 +258,7 @@ def test_full_disk_is_known_before_work(tmp_path: Path, monkeypatch: pytest.Monk
     toy = _toy(tmp_path)
     size = (toy["base"] / "model.safetensors").stat().st_size
     monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(size, 1, size - 1))
-    with pytest.raises(FormatError, match=r"out: needs .* GB are free") as caught:
+    with pytest.raises(FormatError, match=r"out: needs .* kB, but .* kB are free") as caught:
         merge(toy["base"], toy["adapter"], toy["out"])
     assert caught.value.exit_code == 3
     assert not toy["out"].exists()

@@ -124,6 +124,18 @@ def test_extreme_entries_far_apart() -> None:
     check(tiny, truncated_svd(tiny, 2))
 
 
+def test_products_leave_the_range_of_float32_on_either_side() -> None:
+    """A row of norm 3e38 meets a sketch whose columns are longer; subnormals lose their bits."""
+    rng = np.random.default_rng(3)
+    huge = (rng.standard_normal((200, 100)) * 1e30).astype(np.float32)
+    row = rng.standard_normal(100)
+    huge[7] = row * (3.2e38 / np.linalg.norm(row))
+    for seed in range(60):
+        check(huge, truncated_svd(huge, 2, seed=seed))
+    tiny = spectra.matrix("exact rank", (200, 100), 4, norm=1e-38)
+    check(tiny, truncated_svd(tiny, 4))
+
+
 @pytest.mark.parametrize("name", ["k^-1/2", "geometric .9", "geometric .99", spectra.NOISE])
 def test_every_sketch_is_good_enough(name: str) -> None:
     """Iteration must not stop too early by luck: slow spectra, many sketches."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import MismatchError
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,15 +59,15 @@ def place_modules(
 def _missing(
     adapter: PeftAdapter, checkpoint: Checkpoint, inventory: Inventory, names: Sequence[str]
 ) -> MismatchError:
-    shown = ", ".join(
+    listed = ", ".join(
         name + _reason(inventory, f"{name}.weight") for name in sorted(names)[:_SHOWN]
     )
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     made_for = adapter.config.get("base_model_name_or_path")
-    advice = f"; the adapter names {made_for} as its base" if made_for else ""
+    advice = f"; the adapter names {shown(str(made_for))} as its base" if made_for else ""
     return MismatchError(
-        f"{checkpoint.reference} has no linear layer for {len(names)} of the"
-        f" {len(adapter.modules)} modules of {adapter.directory}: {shown}{more};"
+        f"{shown(checkpoint.reference)} has no linear layer for {len(names)} of the"
+        f" {len(adapter.modules)} modules of {shown(adapter.directory)}: {listed}{more};"
         f" use the model that the adapter was made for{advice}"
     )
 
@@ -81,12 +82,12 @@ def _check(placement: Placement, checkpoint: Checkpoint) -> None:
     if shape != linear.shape:
         raise MismatchError(
             f"module {module.name}: the adapter changes a weight of shape {shape}, but"
-            f" {checkpoint.reference} has {linear.shape} (out, in); use the model that the"
+            f" {shown(checkpoint.reference)} has {linear.shape} (out, in); use the model that the"
             " adapter was made for"
         )
     dtype = checkpoint.tensors[linear.tensor].dtype
     if dtype not in WEIGHT_DTYPES:
         raise MismatchError(
-            f"tensor {linear.tensor} of {checkpoint.reference} is stored as {dtype}: expected one"
-            f" of {', '.join(WEIGHT_DTYPES)}; use a checkpoint that is not quantised"
+            f"tensor {linear.tensor} of {shown(checkpoint.reference)} is stored as {dtype}:"
+            f" expected one of {', '.join(WEIGHT_DTYPES)}; use a checkpoint that is not quantised"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.errors import NothingToAdaptError
+from loragraft.errors import NothingToAdaptError, StoppedError
+from loragraft.extraction.computation import compute
 from loragraft.extraction.factors import Factors, FactorStore, oriented
-from loragraft.extraction.findings import Findings
-from loragraft.extraction.opaque import compare_opaque
 from loragraft.extraction.options import ExtractOptions
 from loragraft.extraction.output import (
     config_of,
@@ -23,19 +23,19 @@ from loragraft.extraction.output import (
     write_tensors,
 )
 from loragraft.extraction.plan import make_plan
-from loragraft.extraction.preflight import check_memory, differences
+from loragraft.extraction.preflight import check_memory
 from loragraft.extraction.ranks import parse_rank
 from loragraft.extraction.spool import Spool
-from loragraft.extraction.verdict import verdict, warnings
-from loragraft.extraction.work import Work
-from loragraft.report.model import Report, Summary, count_outcomes, total_energy
+from loragraft.extraction.summary import make_report
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft import native
+    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+    from loragraft.report.model import Report
 
     Progress = Callable[[str, int, int], None]
 
@@ -141,7 +141,8 @@ def extract(
     )
     plan = plan_extraction(base, tuned, options)
     if output is None:
-        return _in_memory(plan, progress)
+        with _stoppable():
+            return _in_memory(plan, progress)
     return run_plan(plan, Path(output), force=force, with_report=report, progress=progress)
 
 
@@ -160,15 +161,20 @@ def run_plan(
     check_memory(plan)
     # The factors lie on disk twice while they are put in order.
     check_space(output, 2 * plan.largest_result)
-    with Destination(output) as destination, Spool(destination.directory) as spool:
+    with (
+        _stoppable(),
+        Destination(output) as destination,
+        Spool(destination.directory) as spool,
+    ):
         store = FactorStore(spool)
-        findings = _compute(plan, store, progress)
-        _require_result(plan, store)
+        findings = compute(plan, store.add, progress)
+        if not store.modules:
+            raise _nothing(plan)
         # From here on what is in the directory is no longer the adapter that was there.
         retire(destination)
         written = write_tensors(tensors_path(destination), store)
         seconds = time.perf_counter() - start
-        report = _report(plan, findings, bytes_written=written, seconds=seconds)
+        report = make_report(plan, findings, bytes_written=written, seconds=seconds)
         config = config_of(plan, report)
         write_documents(destination, config, report, with_report=with_report)
     return Extraction(report=report, output=output, config=config)
@@ -178,25 +184,18 @@ def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
     start = time.perf_counter()
     check_memory(plan)
     kept: dict[str, Factors] = {}
-    findings = Findings(plan)
-    modules = {module.pair.name: module for module in plan.modules}
-    with Work(plan) as work:
-        for pair, result in work:
-            findings.add(pair, result)
-            if result.rank:
-                module = modules[pair.name]
-                a, b = oriented(module, result)
-                alpha = plan.options.scaling * result.rank
-                kept[module.linear.name] = Factors(a, b, result.dtype, alpha)
-            if progress is not None:
-                progress("extract", findings.bytes_read, plan.bytes_to_read)
-        _compare_opaque(plan, findings, progress)
+
+    def keep(module: ModulePlan, result: native.ModuleResult) -> None:
+        a, b = oriented(module, result)
+        kept[module.linear.name] = Factors(a, b, result.dtype, plan.options.scaling * result.rank)
+
+    findings = compute(plan, keep, progress)
     if not kept:
         raise _nothing(plan)
     written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
     seconds = time.perf_counter() - start
-    report = _report(plan, findings, bytes_written=written, seconds=seconds)
-    order = {module.linear.name: None for module in plan.modules if module.linear.name in kept}
+    report = make_report(plan, findings, bytes_written=written, seconds=seconds)
+    order = [module.linear.name for module in plan.modules if module.linear.name in kept]
     return Extraction(
         report=report,
         output=None,
@@ -205,30 +204,13 @@ def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
     )
 
 
-def _compute(plan: ExtractionPlan, store: FactorStore, progress: Progress | None) -> Findings:
-    findings = Findings(plan)
-    modules = {module.pair.name: module for module in plan.modules}
-    with Work(plan) as work:
-        for pair, result in work:
-            if result.rank:
-                store.add(modules[pair.name], result)
-            findings.add(pair, result)
-            if progress is not None:
-                progress("extract", findings.bytes_read, plan.bytes_to_read)
-        _compare_opaque(plan, findings, progress)
-    return findings
-
-
-def _compare_opaque(plan: ExtractionPlan, findings: Findings, progress: Progress | None) -> None:
-    for pair, equal in compare_opaque(plan):
-        findings.add_opaque(pair, equal=equal)
-        if progress is not None:
-            progress("extract", findings.bytes_read, plan.bytes_to_read)
-
-
-def _require_result(plan: ExtractionPlan, store: FactorStore) -> None:
-    if not store.modules:
-        raise _nothing(plan)
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn Ctrl-C into the package's own error, whatever it interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError("stopped before it was done; nothing was written, start again") from None
 
 
 def _nothing(plan: ExtractionPlan) -> NothingToAdaptError:
@@ -237,39 +219,3 @@ def _nothing(plan: ExtractionPlan) -> NothingToAdaptError:
         f" and {shown(plan.tuned.reference)}: there is nothing to adapt; are these the right"
         " checkpoints?"
     )
-
-
-def _report(
-    plan: ExtractionPlan, findings: Findings, *, bytes_written: int, seconds: float
-) -> Report:
-    tensors, modules = findings.tensors(), findings.modules()
-    energy, error = total_energy(modules)
-    options = plan.options
-    summary = Summary(
-        verdict=verdict(modules, energy, error),
-        counts=count_outcomes(tensors),
-        bytes_read=findings.bytes_read,
-        bytes_written=bytes_written,
-        seconds=seconds,
-        energy=energy,
-        error=error,
-        warnings=(
-            *differences(plan.base, plan.tuned),
-            *warnings(plan, tensors, modules),
-        ),
-    )
-    inputs = {
-        "base": plan.base.reference,
-        "tuned": plan.tuned.reference,
-        "rank": options.rank.most,
-        "alpha": options.scaling * options.rank.most,
-        "dtype": options.dtype,
-        "target_modules": list(options.selection.target_modules),
-        "exclude": list(options.selection.exclude),
-        "layers": sorted(options.selection.layers) if options.selection.layers else None,
-        "experts": options.selection.experts,
-        "oversampling": options.oversampling,
-        "power_iterations": options.power_iterations,
-        "seed": options.seed,
-    }
-    return Report("extract", inputs, summary, tensors, modules)

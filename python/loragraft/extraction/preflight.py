@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.errors import FormatError
 from loragraft.native import resolve_threads
+from loragraft.wording import size
 
 if TYPE_CHECKING:
     from loragraft.checkpoint import Checkpoint
@@ -47,8 +48,8 @@ def check_memory(plan: ExtractionPlan) -> None:
     needed, free = needed_memory(plan), _available_memory()
     if free is not None and needed > free:
         raise FormatError(
-            f"not enough memory: about {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are"
-            " free; use fewer --threads or a smaller --rank"
+            f"not enough memory: about {size(needed)} are needed and {size(free)} are free;"
+            " use fewer --threads or a smaller --rank"
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.report.model import Outcome
+from loragraft.wording import counted
 
 if TYPE_CHECKING:
     from loragraft.extraction.plan import ExtractionPlan
@@ -65,8 +66,8 @@ def _capped(plan: ExtractionPlan) -> list[str]:
         return []
     first = plan.capped[0]
     return [
-        f"rank {plan.options.rank.most} exceeds {len(plan.capped)} modules, which get their full"
-        f" rank instead: {first.linear.name} {first.linear.shape} has {first.rank}"
+        f"rank {plan.options.rank.most} exceeds {counted(len(plan.capped), 'module')}, which get"
+        f" all they have instead: {first.linear.name} {first.linear.shape} has {first.rank}"
     ]
 
 
@@ -80,7 +81,7 @@ def _large_changes(tensors: tuple[TensorReport, ...]) -> list[str]:
         return []
     worst = max(large, key=lambda tensor: tensor.relative_change or 0.0)
     return [
-        f"{len(large)} tensors that the adapter leaves out changed by more than"
+        f"{counted(len(large), 'tensor')} that the adapter leaves out changed by more than"
         f" {LARGE_CHANGE:.0%}, most of all {worst.name} ({worst.why}) by"
         f" {worst.relative_change:.1%}"
     ]
@@ -91,4 +92,7 @@ def _one_sided(tensors: tuple[TensorReport, ...]) -> list[str]:
     odd += [t for t in tensors if t.why.startswith("vocabulary")]
     if not odd:
         return []
-    return [f"{len(odd)} tensors could not be compared, the first: {odd[0].name} ({odd[0].why})"]
+    return [
+        f"{counted(len(odd), 'tensor')} could not be compared, the first: {odd[0].name}"
+        f" ({odd[0].why})"
+    ]

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from loragraft import native
-from loragraft.errors import LoragraftError, StoppedError
+from loragraft.errors import LoragraftError
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.ranks import Spectrum
 from loragraft.input_file import InputFile, changed
@@ -67,12 +67,8 @@ class Work:
     def __enter__(self) -> Work:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._batch.close()
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise StoppedError(
-                "stopped before it was done; nothing was written, start again"
-            ) from None
 
     def _choose_rank(
         self, index: int, values: list[float], delta_square: float, rounding_square: float

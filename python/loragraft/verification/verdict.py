@@ -39,6 +39,7 @@ from loragraft.verification.claims import check_claims
 from loragraft.verification.comparison import compare_pair
 from loragraft.verification.measurement import measure, relative_error
 from loragraft.verification.tally import total
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +161,7 @@ def _check_adapted(
         if why:
             raise MismatchError(
                 f"tensor {pair.name} is adapted but cannot be compared: {why}; give the"
-                f" checkpoint that the adapter was made from instead of {tuned.reference}"
+                f" checkpoint that the adapter was made from instead of {shown(tuned.reference)}"
             )
 
 
@@ -175,10 +176,10 @@ def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
             f" {len(still)}, such as {still[0]}"
         )
     if adapter.other_tensors:
-        shown = ", ".join(sorted(adapter.other_tensors)[:_SHOWN])
+        listed = ", ".join(sorted(adapter.other_tensors)[:_SHOWN])
         warnings.append(
             "tensors of the adapter that are no LoRA factors were not verified:"
-            f" {len(adapter.other_tensors)}, such as {shown}"
+            f" {len(adapter.other_tensors)}, such as {listed}"
         )
     worse = [item.module.name for item in found if item.tally.residual > item.tally.delta > 0.0]
     if worse:
