@@ -76,7 +76,12 @@ class Accuracy:
         missed = [f"{case.spectrum} ({case.dtype})" for case in self.cases if not case.met]
         words = ", ".join(missed) if missed else f"all {len(self.cases)} spectra"
         required = f"at most {_OPTIMAL}, plus the rounding of the written dtype"
-        yield Bar("Error / optimum", required, f"{'missed: ' if missed else ''}{words}", not missed)
+        yield Bar(
+            "Error / optimum, prescribed spectra",
+            required,
+            f"{'missed: ' if missed else ''}{words}",
+            not missed,
+        )
 
     @staticmethod
     def _row(case: Case) -> list[str]:

@@ -101,10 +101,9 @@ def _output(name: str) -> Path:
 def _commands(mergekit: Path, pair: Pair, rank: int) -> dict[str, list[str]]:
     """Return the command lines by name.
 
-    By default mergekit also stores embeddings, head and norms whole. It writes no model card
-    here, since that may ask the Hub while the clock runs.
+    By default mergekit also stores embeddings, head and norms whole.
     """
-    script = [str(mergekit), "-m", "mergekit.scripts.extract_lora", "--no-write-model-card"]
+    script = [str(mergekit), "-m", "mergekit.scripts.extract_lora"]
     script += ["--model", str(pair.tuned), "--base-model", str(pair.base)]
     script += ["--max-rank", str(rank), "--num-threads", str(THREADS), "--quiet"]
     ours = [sys.executable, "-m", "loragraft", "extract", str(pair.base), str(pair.tuned)]

@@ -133,7 +133,8 @@ class _Delta:
             self._stack.enter_context(safe_open(side / "model.safetensors", "pt"))
             for side in (self._pair.base, self._pair.tuned)
         ]
-        self.names = [name for name in self._sides[0].keys() if len(self.shape(name)) == 2]  # noqa: SIM118
+        names = list(self._sides[0].keys())
+        self.names = [name for name in names if len(self.shape(name)) == 2]
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -31,8 +31,10 @@ def wait_for_the_end(batch: native.Batch) -> None:
         batch.next(5.0)
 
 
-def test_cancel_stops_within_a_second(tmp_path: Path) -> None:
-    batch = native.Batch(long_job(tmp_path), 8, None, "auto", None, 2)
+@pytest.mark.parametrize(("count", "iterations"), [(400, None), (1, 2000)])
+def test_cancel_stops_within_a_second(tmp_path: Path, count: int, iterations: int | None) -> None:
+    """Between the tasks of a long row, and in the midst of one that would take many seconds."""
+    batch = native.Batch(long_job(tmp_path, count), 8, iterations, "auto", None, 2)
     assert batch.next(0.0) is None
     time.sleep(0.3)
     start = time.monotonic()
