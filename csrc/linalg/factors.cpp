@@ -34,6 +34,7 @@ void round_through(std::span<float> values, DType dtype) {
   }
 }
 
+// What casting to fp16 loses is no more than its precision promises.
 bool f16_is_safe(std::span<const float> values) {
   double loss = 0.0;
   double total = 0.0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <vector>
 
 #include "simd/isa.hpp"
@@ -22,8 +24,27 @@ constexpr std::size_t kTileLd = kTileCols + kWidthUnit;
 constexpr std::size_t kGroupRows = 1080;
 constexpr std::size_t kMaxGroups = 16;
 
+// A slab formed whole, to be used twice, is worth it while the slab and both operands stay in a
+// 2 MiB L2 cache; all 8,192 columns of a wide matrix do not.
+constexpr std::size_t kWholePassFloats = 448 * 1024;
+constexpr std::size_t kWholeSlabFloats = 128 * 1024;
+// Rows of a register tile on the widest ISA; slabs are multiples of it.
+constexpr std::size_t kRowUnit = 12;
+
+// Slabs worked on together, column block by column block. Where files are read rather than mapped,
+// their bytes are held meanwhile: 8 slabs of 8,192 bf16 columns are 9 MiB.
+std::size_t block_slabs(std::size_t cols) {
+  return std::clamp<std::size_t>(8 * 8192 / std::max<std::size_t>(1, cols), 1, 8);
+}
+
 float* tile_scratch() {
   thread_local const AlignedBuffer<float> buffer(kSlabRows * kTileLd);
+  return buffer.data();
+}
+
+float* slab_scratch(std::size_t size) {
+  thread_local AlignedBuffer<float> buffer;
+  if (buffer.size() < size) buffer = AlignedBuffer<float>(size);
   return buffer.data();
 }
 
@@ -72,34 +93,58 @@ void require(bool holds, const char* what) {
 
 }  // namespace
 
-// One formed tile: entries (row0 + i, column0 + j) at data[i * kTileLd + j].
+// A formed tile: entries (row0 + i, column0 + j) at data[i * ld + j].
 struct LinearOperator::Tile {
   float* data;
+  std::size_t ld;
   std::size_t row0;
   std::size_t rows;
   std::size_t column0;
   std::size_t cols;
 };
 
+void LinearOperator::form_rows(const Slab& slab, std::size_t first, const Tile& tile,
+                               TileSums* sums) const {
+  for (std::size_t i = 0; i < tile.rows; ++i) {
+    float* const out = tile.data + i * tile.ld;
+    form(slab, first + i, tile.column0, tile.cols, out, sums);
+    if (scale_ != 1.0F) {
+      std::transform(out, out + tile.cols, out, [this](float x) { return x * scale_; });
+    }
+  }
+}
+
+// Visit the tiles of slabs [first, last), columns outermost: the rows of the operand that belong to
+// a tile's columns then stay in the cache while many slabs pass. `sums` has one entry per slab.
 template <class F>
-void LinearOperator::for_each_tile(std::size_t slab_index, TileSums* sums, const Run& run,
-                                   F visit) const {
-  run.cancel.check();
-  const std::size_t row0 = slab_index * kSlabRows;
-  const std::size_t count = std::min(kSlabRows, rows_ - row0);
+void LinearOperator::for_each_tile(std::size_t first, std::size_t last, TileSums* sums,
+                                   const Run& run, F visit) const {
+  const std::size_t row0 = first * kSlabRows;
+  const std::size_t count = std::min(rows_, last * kSlabRows) - row0;
   const Slab slab = open_slab(row0, count);
-  float* const data = tile_scratch();
   for (std::size_t column = 0; column < cols_; column += kTileCols) {
     const std::size_t width = std::min(kTileCols, cols_ - column);
-    for (std::size_t i = 0; i < count; ++i) {
-      float* const out = data + i * kTileLd;
-      form(slab, i, column, width, out, sums);
-      if (scale_ != 1.0F) {
-        std::transform(out, out + width, out, [this](float x) { return x * scale_; });
-      }
+    for (std::size_t s = first; s < last; ++s) {
+      run.cancel.check();
+      const std::size_t row = s * kSlabRows;
+      const Tile tile{tile_scratch(), kTileLd, row, std::min(kSlabRows, rows_ - row),
+                      column,         width};
+      form_rows(slab, row - row0, tile, sums != nullptr ? &sums[s] : nullptr);
+      visit(tile);
     }
-    visit(Tile{data, row0, count, column, width});
   }
+}
+
+// The same over all slabs, in parallel; `visit` must write to places of its tile's slab alone.
+template <class F>
+void LinearOperator::for_all_tiles(std::vector<TileSums>* sums, const Run& run, F visit) const {
+  const std::size_t slabs = ceil_div(rows_, kSlabRows);
+  const std::size_t step = block_slabs(cols_);
+  if (sums != nullptr) sums->assign(slabs, {});
+  run.pool.parallel_for(ceil_div(slabs, step), [&](std::size_t block) {
+    for_each_tile(block * step, std::min(slabs, (block + 1) * step),
+                  sums != nullptr ? sums->data() : nullptr, run, visit);
+  });
 }
 
 void LinearOperator::times(MatrixView<const float> x, MatrixView<float> y, const Run& run,
@@ -107,23 +152,18 @@ void LinearOperator::times(MatrixView<const float> x, MatrixView<float> y, const
   require(x.rows == cols_ && y.rows == rows_ && x.cols == y.cols && x.cols % kWidthUnit == 0,
           "times: operand shapes do not fit the operator");
   const Kernels& kernel = kernels();
-  const std::size_t slabs = ceil_div(rows_, kSlabRows);
-  std::vector<TileSums> parts(sums != nullptr ? slabs : 0);
+  std::vector<TileSums> parts;
   zero(y);
-  run.pool.parallel_for(slabs, [&](std::size_t s) {
-    for_each_tile(s, sums != nullptr ? &parts[s] : nullptr, run, [&](const Tile& tile) {
-      kernel.skinny(tile.data, kTileLd, 1, tile.rows, tile.cols, x.row(tile.column0), x.ld,
-                    y.row(tile.row0), y.ld, x.cols);
-    });
+  for_all_tiles(sums != nullptr ? &parts : nullptr, run, [&](const Tile& tile) {
+    kernel.skinny(tile.data, tile.ld, 1, tile.rows, tile.cols, x.row(tile.column0), x.ld,
+                  y.row(tile.row0), y.ld, x.cols);
   });
   if (sums != nullptr) *sums = ordered_total(parts);
 }
 
-void LinearOperator::transpose_times(MatrixView<const float> q, MatrixView<float> z,
-                                     const Run& run) const {
-  require(q.rows == rows_ && z.rows == cols_ && q.cols == z.cols && q.cols % kWidthUnit == 0,
-          "transpose_times: operand shapes do not fit the operator");
-  const Kernels& kernel = kernels();
+// z = the sum over all groups of what `add(group, sum)` adds to zero, in the groups' order.
+template <class F>
+void LinearOperator::sum_over_groups(MatrixView<float> z, const Run& run, F add) const {
   const Groups groups = group_slabs(rows_);
   // The first group sums straight into z.
   std::vector<Matrix<float>> partials(groups.count);
@@ -131,19 +171,61 @@ void LinearOperator::transpose_times(MatrixView<const float> q, MatrixView<float
     if (g > 0) partials[g] = Matrix<float>(z.rows, z.cols);
     const MatrixView<float> sum = g > 0 ? partials[g].view() : z;
     zero(sum);
-    const std::size_t last = std::min(groups.slabs, (g + 1) * groups.per_group);
-    for (std::size_t s = g * groups.per_group; s < last; ++s) {
-      for_each_tile(s, nullptr, run, [&](const Tile& tile) {
-        kernel.skinny(tile.data, 1, kTileLd, tile.cols, tile.rows, q.row(tile.row0), q.ld,
-                      sum.row(tile.column0), sum.ld, q.cols);
-      });
-    }
+    const std::size_t first = g * groups.per_group;
+    add(first, std::min(groups.slabs, first + groups.per_group), sum);
   });
   for (std::size_t g = 1; g < groups.count; ++g) {
     for (std::size_t i = 0; i < z.rows; ++i) {
       std::transform(z.row(i), z.row(i) + z.cols, partials[g].row(i), z.row(i), std::plus<>());
     }
   }
+}
+
+void LinearOperator::transpose_times(MatrixView<const float> q, MatrixView<float> z,
+                                     const Run& run) const {
+  require(q.rows == rows_ && z.rows == cols_ && q.cols == z.cols && q.cols % kWidthUnit == 0,
+          "transpose_times: operand shapes do not fit the operator");
+  const Kernels& kernel = kernels();
+  sum_over_groups(z, run, [&](std::size_t first, std::size_t last, MatrixView<float> sum) {
+    const std::size_t step = block_slabs(cols_);
+    for (std::size_t s = first; s < last; s += step) {
+      for_each_tile(s, std::min(last, s + step), nullptr, run, [&](const Tile& tile) {
+        kernel.skinny(tile.data, 1, tile.ld, tile.cols, tile.rows, q.row(tile.row0), q.ld,
+                      sum.row(tile.column0), sum.ld, q.cols);
+      });
+    }
+  });
+}
+
+bool LinearOperator::back_pays(std::size_t width) const {
+  const std::size_t floats = checked_mul(cols_, 2 * width + kRowUnit);
+  return floats <= kWholePassFloats;
+}
+
+void LinearOperator::times_and_back(MatrixView<const float> x, MatrixView<float> y,
+                                    MatrixView<float> z, const Run& run, TileSums* sums) const {
+  require(x.rows == cols_ && y.rows == rows_ && z.rows == cols_ && x.cols == y.cols &&
+              x.cols == z.cols && x.cols % kWidthUnit == 0,
+          "times_and_back: operand shapes do not fit the operator");
+  const Kernels& kernel = kernels();
+  const std::size_t ld = round_up(cols_, kWidthUnit) + kWidthUnit;
+  const std::size_t height =
+      std::clamp(kWholeSlabFloats / ld / kRowUnit * kRowUnit, kRowUnit, kSlabRows);
+  std::vector<TileSums> parts(sums != nullptr ? ceil_div(rows_, kSlabRows) : 0);
+  zero(y);
+  sum_over_groups(z, run, [&](std::size_t first, std::size_t last, MatrixView<float> sum) {
+    const std::size_t end = std::min(rows_, last * kSlabRows);
+    float* const data = slab_scratch(checked_mul(height, ld));
+    for (std::size_t row0 = first * kSlabRows; row0 < end; row0 += height) {
+      run.cancel.check();
+      const Tile tile{data, ld, row0, std::min(height, end - row0), 0, cols_};
+      form_rows(open_slab(row0, tile.rows), 0, tile,
+                sums != nullptr ? &parts[row0 / kSlabRows] : nullptr);
+      kernel.skinny(data, ld, 1, tile.rows, cols_, x.data, x.ld, y.row(row0), y.ld, x.cols);
+      kernel.skinny(data, 1, ld, cols_, tile.rows, y.row(row0), y.ld, sum.data, sum.ld, x.cols);
+    }
+  });
+  if (sums != nullptr) *sums = ordered_total(parts);
 }
 
 double LinearOperator::residual(MatrixView<const float> left, MatrixView<const float> right,
@@ -154,39 +236,30 @@ double LinearOperator::residual(MatrixView<const float> left, MatrixView<const f
   const Matrix<float> padded = padded_copy(right);
   const Matrix<float> negated = padded_copy(left);
   std::ranges::for_each(std::span(negated.data(), negated.size()), [](float& x) { x = -x; });
-  const std::size_t slabs = ceil_div(rows_, kSlabRows);
-  std::vector<double> parts(slabs, 0.0);
-  run.pool.parallel_for(slabs, [&](std::size_t s) {
-    for_each_tile(s, nullptr, run, [&](const Tile& tile) {
-      kernel.skinny(negated.row(tile.row0), negated.cols(), 1, tile.rows, right.rows,
-                    padded.data() + tile.column0, padded.cols(), tile.data, kTileLd,
-                    round_up(tile.cols, kWidthUnit));
-      for (std::size_t i = 0; i < tile.rows; ++i) {
-        parts[s] += kernel.sum_squares(tile.data + i * kTileLd, tile.cols);
-      }
-    });
+  std::vector<double> parts(ceil_div(rows_, kSlabRows), 0.0);
+  for_all_tiles(nullptr, run, [&](const Tile& tile) {
+    kernel.skinny(negated.row(tile.row0), negated.cols(), 1, tile.rows, right.rows,
+                  padded.data() + tile.column0, padded.cols(), tile.data, tile.ld,
+                  round_up(tile.cols, kWidthUnit));
+    for (std::size_t i = 0; i < tile.rows; ++i) {
+      parts[tile.row0 / kSlabRows] += kernel.sum_squares(tile.data + i * tile.ld, tile.cols);
+    }
   });
-  double total = 0.0;
-  for (const double part : parts) total += part;
-  return total;
+  return std::accumulate(parts.begin(), parts.end(), 0.0);
 }
 
 TileSums LinearOperator::measure(const Run& run) const {
-  const std::size_t slabs = ceil_div(rows_, kSlabRows);
-  std::vector<TileSums> parts(slabs);
-  run.pool.parallel_for(
-      slabs, [&](std::size_t s) { for_each_tile(s, &parts[s], run, [](const Tile&) {}); });
+  std::vector<TileSums> parts;
+  for_all_tiles(&parts, run, [](const Tile&) {});
   return ordered_total(parts);
 }
 
 void LinearOperator::materialize(MatrixView<double> out, const Run& run) const {
   require(out.rows == rows_ && out.cols == cols_, "materialize: shapes differ");
-  run.pool.parallel_for(ceil_div(rows_, kSlabRows), [&](std::size_t s) {
-    for_each_tile(s, nullptr, run, [&](const Tile& tile) {
-      for (std::size_t i = 0; i < tile.rows; ++i) {
-        std::copy_n(tile.data + i * kTileLd, tile.cols, out.row(tile.row0 + i) + tile.column0);
-      }
-    });
+  for_all_tiles(nullptr, run, [&](const Tile& tile) {
+    for (std::size_t i = 0; i < tile.rows; ++i) {
+      std::copy_n(tile.data + i * tile.ld, tile.cols, out.row(tile.row0 + i) + tile.column0);
+    }
   });
 }
 

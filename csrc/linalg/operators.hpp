@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "base/dtype.hpp"
 #include "base/parallel.hpp"
@@ -43,6 +44,14 @@ class LinearOperator {
   void times(MatrixView<const float> x, MatrixView<float> y, const Run& run,
              TileSums* sums = nullptr) const;
 
+  // Whether `times_and_back` is faster than two passes, l = width.
+  [[nodiscard]] bool back_pays(std::size_t width) const;
+
+  // y = A x and z (n, l) = A^T y in one pass: every slab is formed once and used twice. `sums` as
+  // in `times`.
+  void times_and_back(MatrixView<const float> x, MatrixView<float> y, MatrixView<float> z,
+                      const Run& run, TileSums* sums = nullptr) const;
+
   // z (n, l) = A^T q, q (m, l); l a multiple of kWidthUnit.
   void transpose_times(MatrixView<const float> q, MatrixView<float> z, const Run& run) const;
 
@@ -79,7 +88,13 @@ class LinearOperator {
  private:
   struct Tile;
   template <class F>
-  void for_each_tile(std::size_t slab, TileSums* sums, const Run& run, F visit) const;
+  void for_each_tile(std::size_t first, std::size_t last, TileSums* sums, const Run& run,
+                     F visit) const;
+  template <class F>
+  void for_all_tiles(std::vector<TileSums>* sums, const Run& run, F visit) const;
+  void form_rows(const Slab& slab, std::size_t first, const Tile& tile, TileSums* sums) const;
+  template <class F>
+  void sum_over_groups(MatrixView<float> z, const Run& run, F add) const;
 
   std::size_t rows_;
   std::size_t cols_;

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <numeric>
 
 #include "linalg/blas.hpp"
 
@@ -63,15 +65,28 @@ bool well_conditioned(MatrixView<const double> r) {
   return smallest > 4.0 * std::numeric_limits<float>::epsilon() * largest;
 }
 
-bool cholesky_qr_step(MatrixView<float> y, Matrix<double>& r) {
+double frobenius_square(const Matrix<double>& a) {
+  return std::inner_product(a.data(), a.data() + a.size(), a.data(), 0.0);
+}
+
+enum class Step : std::uint8_t { failed, rough, clean };
+
+// One step of CholeskyQR. The columns come out orthonormal to about l u cond(r)^2, u the rounding
+// of double precision: `clean` when that is below what single precision can show.
+Step cholesky_qr_step(MatrixView<float> y, Matrix<double>& r) {
   Matrix<double> factor = gram(y);
-  if (!cholesky(factor.view()) || !well_conditioned(factor.view())) return false;
+  if (!cholesky(factor.view()) || !well_conditioned(factor.view())) return Step::failed;
   Matrix<double> product(r.rows(), r.cols());
   gemm(Transpose::no, Transpose::no, 1.0, factor.view(), r.view(), 0.0, product.view());
+  const double norm_square = frobenius_square(factor);
   invert_upper(factor.view());
+  // ||r||_F ||r^-1||_F is at least the condition number.
+  const double condition_square = norm_square * frobenius_square(factor);
   multiply_right(y, factor.view());
   r = std::move(product);
-  return true;
+  const double loss =
+      static_cast<double>(y.cols) * std::numeric_limits<double>::epsilon() * condition_square;
+  return loss < std::numeric_limits<float>::epsilon() / 4.0 ? Step::clean : Step::rough;
 }
 
 Matrix<double> householder(MatrixView<float> y) {
@@ -88,13 +103,21 @@ Matrix<double> householder(MatrixView<float> y) {
 
 }  // namespace
 
+void divide_right(MatrixView<float> y, const Matrix<double>& r) {
+  const Matrix<double> inverse(r.rows(), r.cols());
+  std::copy_n(r.data(), r.size(), inverse.data());
+  invert_upper(inverse.view());
+  multiply_right(y, inverse.view());
+}
+
 Matrix<double> orthonormalize(MatrixView<float> y) {
   Matrix<double> r(y.cols, y.cols);
   r.fill(0.0);
   for (std::size_t i = 0; i < y.cols; ++i) r.row(i)[i] = 1.0;
-  if (!cholesky_qr_step(y, r)) return householder(y);
+  const Step first = cholesky_qr_step(y, r);
+  if (first == Step::failed) return householder(y);
   // The second step cannot meet dependent columns: the first left them nearly orthonormal.
-  cholesky_qr_step(y, r);
+  if (first == Step::rough) cholesky_qr_step(y, r);
   return r;
 }
 

@@ -15,6 +15,9 @@ namespace {
 // Half steps after which iteration gives up on settling. Gaussian noise, the slowest spectrum met,
 // settles after about 20.
 constexpr std::size_t kMaxHalfSteps = 32;
+// Condition number up to which a subspace's triangle is divided out of a product made before it was
+// known; see Iteration::finish_left.
+constexpr double kFusedCondition = 100.0;
 // A full SVD of this many entries costs less than a sketch's bookkeeping.
 constexpr std::size_t kSmall = 64 * std::size_t{64};
 
@@ -100,38 +103,99 @@ TruncatedSvd full_svd(LinearOperator& a, const SvdOptions& options, const Run& r
   return result;
 }
 
-// The subspaces of the iteration. After a half step A ~ left r right^T or its transpose; `r` holds
-// the triangle of the side orthonormalised last.
-struct Subspaces {
-  Matrix<float> right;  // (n, l)
-  Matrix<float> left;   // (m, l)
-  Matrix<double> r;
+// Subspace iteration on one matrix. After a half step A ~ left r^T right^T (the right side
+// improved last) or left r right^T (the left side).
+class Iteration {
+ public:
+  Iteration(LinearOperator& a, std::size_t width, const Run& run)
+      : a_(a),
+        run_(run),
+        fuse_(a.back_pays(width)),
+        right_(a.cols(), width),
+        left_(a.rows(), width),
+        ahead_(fuse_ ? a.cols() : 0, width) {}
+
+  // The left subspace of a random sketch; returns the sums over the entries.
+  TileSums sketch(std::uint64_t key) {
+    Philox{key}.fill_uniform(right_.data(), right_.size());
+    TileSums sums;
+    left_pass(fuse_, &sums);
+    require_finite(sums);
+    scale_ = scale_for(sums, a_.rows() * a_.cols());
+    if (scale_ != 1.0F) {
+      a_.set_scale(scale_);
+      left_pass(fuse_, nullptr);
+    }
+    finish_left(fuse_);
+    return sums;
+  }
+
+  // Improve the side whose turn it is. `more` tells that the other side's turn will come.
+  void half_step(bool more) {
+    if (right_last_) {
+      left_pass(fuse_ && more, nullptr);
+      finish_left(fuse_ && more);
+    } else {
+      if (ahead_valid_) {
+        std::swap(right_, ahead_);
+        ahead_valid_ = false;
+      } else {
+        a_.transpose_times(left_.view(), right_.view(), run_);
+        ++passes_;
+      }
+      core_ = small_svd(orthonormalize(right_.view()));
+    }
+    right_last_ = !right_last_;
+  }
+
+  [[nodiscard]] const std::vector<double>& singular_values() const { return core_.s; }
+  [[nodiscard]] float scale() const { return scale_; }
+
+  [[nodiscard]] TruncatedSvd result(std::size_t rank) const {
+    TruncatedSvd out;
+    const bool flip = right_last_;
+    out.u = rotate(left_.view(), flip ? core_.vt : core_.u, flip, rank);
+    out.vt = transposed(rotate(right_.view(), flip ? core_.u : core_.vt, !flip, rank));
+    out.s.assign(core_.s.begin(), core_.s.begin() + static_cast<std::ptrdiff_t>(rank));
+    for (double& value : out.s) value /= scale_;
+    out.passes = passes_;
+    fix_signs(out);
+    return out;
+  }
+
+ private:
+  void left_pass(bool and_back, TileSums* sums) {
+    if (and_back) {
+      a_.times_and_back(right_.view(), left_.view(), ahead_.view(), run_, sums);
+    } else {
+      a_.times(right_.view(), left_.view(), run_, sums);
+    }
+    ++passes_;
+  }
+
+  // Orthonormalise left = A right. What the same pass computed ahead, A^T (A right), becomes A^T Q
+  // by dividing out the triangle, unless that would lift rounding errors too far: they grow with
+  // the square of the condition number, and beyond kFusedCondition the pass is made again.
+  void finish_left(bool ahead) {
+    const Matrix<double> r = orthonormalize(left_.view());
+    core_ = small_svd(r);
+    const double smallest = core_.s.back();
+    ahead_valid_ = ahead && smallest > 0.0 && core_.s.front() <= kFusedCondition * smallest;
+    if (ahead_valid_) divide_right(ahead_.view(), r);
+  }
+
+  LinearOperator& a_;
+  const Run& run_;
+  bool fuse_;
+  Matrix<float> right_;  // (n, l)
+  Matrix<float> left_;   // (m, l)
+  Matrix<float> ahead_;  // (n, l), the next right side before it is orthonormalised
+  bool ahead_valid_ = false;
+  bool right_last_ = false;
+  SmallSvd core_;  // of the triangle of the side orthonormalised last
+  float scale_ = 1.0F;
+  std::size_t passes_ = 0;
 };
-
-TileSums sketch(LinearOperator& a, const SvdOptions& options, Subspaces& spaces, const Run& run) {
-  Philox{options.key}.fill_uniform(spaces.right.data(), spaces.right.size());
-  TileSums sums;
-  a.times(spaces.right.view(), spaces.left.view(), run, &sums);
-  require_finite(sums);
-  const float scale = scale_for(sums, a.rows() * a.cols());
-  if (scale != 1.0F) {
-    a.set_scale(scale);
-    a.times(spaces.right.view(), spaces.left.view(), run);
-  }
-  orthonormalize(spaces.left.view());
-  return sums;
-}
-
-// Improve the right subspace (even steps) or the left one (odd steps).
-void half_step(const LinearOperator& a, Subspaces& spaces, std::size_t step, const Run& run) {
-  if (step % 2 == 0) {
-    a.transpose_times(spaces.left.view(), spaces.right.view(), run);
-    spaces.r = orthonormalize(spaces.right.view());
-  } else {
-    a.times(spaces.right.view(), spaces.left.view(), run);
-    spaces.r = orthonormalize(spaces.left.view());
-  }
-}
 
 std::vector<double> squares_of(const std::vector<double>& s) {
   std::vector<double> squares(s.size());
@@ -152,32 +216,19 @@ TruncatedSvd truncated_svd(LinearOperator& a, const SvdOptions& options, const R
   const std::size_t l = round_up(checked_add(options.rank, extra), kWidthUnit);
   if (l >= small_side || a.rows() * a.cols() <= kSmall) return full_svd(a, options, run);
 
-  Subspaces spaces{Matrix<float>(a.cols(), l), Matrix<float>(a.rows(), l), {}};
-  TruncatedSvd result;
-  result.sums = sketch(a, options, spaces, run);
-  const float scale = scale_for(result.sums, a.rows() * a.cols());
-  const double scaled_total = result.sums.delta * static_cast<double>(scale) * scale;
-  SettlingRule rule(options.rank, scaled_total);
-  const std::size_t half_steps =
-      options.power_iterations ? 2 * *options.power_iterations + 1 : kMaxHalfSteps;
-  SmallSvd core;
-  std::size_t step = 0;
-  for (bool settled = false; step < half_steps && !settled; ++step) {
-    half_step(a, spaces, step, run);
-    core = small_svd(spaces.r);
-    settled = !options.power_iterations && rule.settled(squares_of(core.s));
+  Iteration iteration(a, l, run);
+  const TileSums sums = iteration.sketch(options.key);
+  const double scale = iteration.scale();
+  SettlingRule rule(options.rank, sums.delta * scale * scale, small_side);
+  const std::size_t fixed = options.power_iterations ? 2 * *options.power_iterations + 1 : 0;
+  const std::size_t most = options.power_iterations ? fixed : kMaxHalfSteps;
+  for (std::size_t step = 1; step <= most; ++step) {
+    iteration.half_step(step < most && (fixed > 0 || !rule.settles_next()));
+    if (fixed == 0 && rule.settled(squares_of(iteration.singular_values()))) break;
   }
-  result.passes = step + 1;
-
-  // right r = A^T left, so A ~ left r^T right^T; after an odd step A ~ left r right^T.
-  const bool right_last = step % 2 == 1;
-  result.u = rotate(spaces.left.view(), right_last ? core.vt : core.u, right_last, options.rank);
-  result.vt = transposed(
-      rotate(spaces.right.view(), right_last ? core.u : core.vt, !right_last, options.rank));
-  result.s.assign(core.s.begin(), core.s.begin() + static_cast<std::ptrdiff_t>(options.rank));
-  for (double& value : result.s) value /= scale;
   a.set_scale(1.0F);
-  fix_signs(result);
+  TruncatedSvd result = iteration.result(options.rank);
+  result.sums = sums;
   return result;
 }
 

@@ -22,7 +22,7 @@ struct TruncatedSvd {
   Matrix<float> u;         // (m, k)
   std::vector<double> s;   // (k)
   Matrix<float> vt;        // (k, n)
-  std::size_t passes = 0;  // over the matrix, products only
+  std::size_t passes = 0;  // over the matrix; one may serve two products
   bool exact = false;      // by a full SVD, not by a sketch
   TileSums sums;           // of the entries, as stored
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace loragraft {
 namespace {
@@ -14,6 +15,11 @@ constexpr double kTolerance = 6e-4;
 constexpr double kUnseenTolerance = kTolerance / 4.0;
 // A convergence ratio is never trusted to be closer to 1 than this, so that the sum stays finite.
 constexpr double kSlowestRatio = 0.98;
+// The largest squared singular value of a tail over the mean: 4 for square Gaussian noise, 5 for
+// 1/sqrt(k) at the widths met here, more where the tail falls faster and matters less.
+constexpr double kPeakOverMean = 8.0;
+// A difference of single-precision energies is known to this share of them.
+constexpr double kResolved = 1e-5;
 
 }  // namespace
 
@@ -34,22 +40,32 @@ bool SettlingRule::settled(const std::vector<double>& squares) {
     gain += std::max(0.0, std::abs(squares[i] - before) - noise);
   }
   const double left_out = std::max({total_ - kept, beyond, 0.0});
-  // Gains fall at least by the last ratio seen, and in the end by (s_l / s_k)^2 a half step, l the
-  // width of the subspace.
-  double decay = 0.0;
-  if (squares.size() <= rank_) {
-    decay = kSlowestRatio;  // nothing is known of what follows
-  } else if (squares[rank_ - 1] > 0.0) {
-    decay = squares.back() / squares[rank_ - 1];
-  }
-  const double seen = steps_ >= 2 && previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
-  const double ratio = std::min(kSlowestRatio, std::max(decay, seen));
+  const double ratio = ratio_to_come(squares, gain);
   const double to_come = gain * ratio / (1.0 - ratio);
   previous_ = squares;
   previous_gain_ = gain;
   ++steps_;
   const double tolerance = steps_ > 2 ? kTolerance : kUnseenTolerance;
+  settles_next_ = steps_ >= 2 && to_come * ratio <= tolerance * left_out;
   return steps_ >= 2 && to_come <= tolerance * left_out;
+}
+
+// Gains fall at least by the last ratio seen, and in the end by (s_{l+1} / s_k)^2 a half step, l
+// the width of the subspace.
+double SettlingRule::ratio_to_come(const std::vector<double>& squares, double gain) const {
+  const double seen = steps_ >= 2 && previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
+  // Of a subspace no wider than the rank nothing is known of what follows.
+  if (squares.size() <= rank_) return kSlowestRatio;
+  if (squares[rank_ - 1] <= 0.0) return std::min(kSlowestRatio, seen);
+  // s_{l+1} is at most s_l, and not far above the mean of what the subspace misses. Where rounding
+  // hides that mean, s_l has to do.
+  double next = squares.back();
+  const double missed = total_ - std::accumulate(squares.begin(), squares.end(), 0.0);
+  if (missed > kResolved * total_ && dimensions_ > squares.size()) {
+    const auto dimensions = static_cast<double>(dimensions_ - squares.size());
+    next = std::min(next, kPeakOverMean * missed / dimensions);
+  }
+  return std::min(kSlowestRatio, std::max(next / squares[rank_ - 1], seen));
 }
 
 }  // namespace loragraft

@@ -9,19 +9,27 @@ namespace loragraft {
 // squared singular values of A restricted to the current subspace after each half step.
 class SettlingRule {
  public:
-  // `total` is ||A||_F^2.
-  SettlingRule(std::size_t rank, double total) : rank_(rank), total_(total) {}
+  // `total` is ||A||_F^2, `dimensions` the smaller side of A.
+  SettlingRule(std::size_t rank, double total, std::size_t dimensions)
+      : rank_(rank), total_(total), dimensions_(dimensions) {}
 
   // True when the energy still to be gained by rank k is below a small share of the energy left
   // out, so that the error is within 0.1 % of the optimum's.
   bool settled(const std::vector<double>& squares);
 
+  // Whether the next half step is expected to be the last.
+  [[nodiscard]] bool settles_next() const { return settles_next_; }
+
  private:
+  [[nodiscard]] double ratio_to_come(const std::vector<double>& squares, double gain) const;
+
   std::size_t rank_;
   double total_;
+  std::size_t dimensions_;
   std::vector<double> previous_;
   double previous_gain_ = 0.0;
   std::size_t steps_ = 0;
+  bool settles_next_ = false;
 };
 
 }  // namespace loragraft

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from loragraft.report.kinds import by_kind, gather
@@ -150,6 +149,8 @@ def _options(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- slow
+
     try:
         return version("loragraft")
     except PackageNotFoundError:
