@@ -89,7 +89,7 @@ def test_full_rank_and_a_change_of_low_rank_leave_nothing(tmp_path: Path) -> Non
 
 def test_passes(tmp_path: Path) -> None:
     """A power iteration is two products; one pass over a narrow matrix serves both."""
-    very_wide = nt.write_pair(tmp_path, *nt.pair((40, 7000)))
+    very_wide = nt.write_pair(tmp_path, *nt.pair((40, 12_000)))
     for iterations in (0, 1, 5):
         (result,) = nt.run([nt.task(*very_wide, "w", 4)], power_iterations=iterations)
         assert result.passes == 2 * iterations + 2
