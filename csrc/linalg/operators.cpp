@@ -26,15 +26,15 @@ constexpr std::size_t kMaxGroups = 16;
 
 // A slab formed whole, to be used twice, is worth it while the slab and both operands stay in a
 // 2 MiB L2 cache; all 8,192 columns of a wide matrix do not.
-constexpr std::size_t kWholePassFloats = 448 * 1024;
-constexpr std::size_t kWholeSlabFloats = 128 * 1024;
+constexpr std::size_t kWholePassFloats = std::size_t{448} * 1024;
+constexpr std::size_t kWholeSlabFloats = std::size_t{128} * 1024;
 // Rows of a register tile on the widest ISA; slabs are multiples of it.
 constexpr std::size_t kRowUnit = 12;
 
 // Slabs worked on together, column block by column block. Where files are read rather than mapped,
 // their bytes are held meanwhile: 8 slabs of 8,192 bf16 columns are 9 MiB.
 std::size_t block_slabs(std::size_t cols) {
-  return std::clamp<std::size_t>(8 * 8192 / std::max<std::size_t>(1, cols), 1, 8);
+  return std::clamp<std::size_t>(std::size_t{8} * 8192 / std::max<std::size_t>(1, cols), 1, 8);
 }
 
 float* tile_scratch() {

@@ -246,7 +246,8 @@ def test_not_enough_memory(
     out = None if in_memory else tmp_path / "out"
     checks.refused(
         FormatError,
-        r"not enough memory: about 1\d\d\.\d\d MB are needed and 100\.00 MB are free; use fewer --threads",
+        r"not enough memory: about 1\d\d\.\d\d MB are needed and 100\.00 MB are free;"
+        r" use fewer --threads",
         lambda: extract(*pair, out),
         tmp_path,
     )
