@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <system_error>
 
 namespace loragraft {
 
@@ -17,7 +18,11 @@ struct ThreadPool::Loop {
 
 ThreadPool::ThreadPool(std::size_t threads) {
   workers_.reserve(threads);
-  for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+  try {
+    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+  } catch (const std::system_error&) {
+    // A limit on processes or memory: the threads that did start do the work.
+  }
 }
 
 ThreadPool::~ThreadPool() {

@@ -33,7 +33,8 @@ class CancelToken {
 // body computes must not depend on which thread runs it or when.
 class ThreadPool {
  public:
-  // `threads` counts the thread that calls parallel_for; 0 means one.
+  // `threads` counts the thread that calls parallel_for; 0 means one. Fewer may start where the
+  // system allows no more; results do not depend on it.
   explicit ThreadPool(std::size_t threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

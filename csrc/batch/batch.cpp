@@ -1,13 +1,20 @@
 #include "batch/batch.hpp"
 
+#include <string>
+#include <system_error>
 #include <utility>
 
 namespace loragraft {
 
 Batch::Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads)
-    : tasks_(std::move(tasks)),
-      options_(std::move(options)),
-      driver_([this, threads] { drive(threads); }) {}
+    : tasks_(std::move(tasks)), options_(std::move(options)) {
+  try {
+    driver_ = std::jthread([this, threads] { drive(threads); });
+  } catch (const std::system_error& error) {
+    throw Error(Errc::unsupported, std::string("no thread can be started: ") + error.what() +
+                                       "; raise the limit on processes (ulimit -u)");
+  }
+}
 
 Batch::~Batch() { close(); }
 

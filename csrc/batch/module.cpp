@@ -51,7 +51,7 @@ std::string locate_non_finite(const StoredMatrix& matrix, const Run& run) {
 [[noreturn]] void throw_non_finite(const ModuleTask& task, const Run& run) {
   std::string where = locate_non_finite(task.base, run);
   if (where.empty()) where = locate_non_finite(task.tuned, run);
-  if (where.empty()) where = "a difference of the two sides overflows float32";
+  if (where.empty()) where = "the difference of the two sides, or its factors, overflow float32";
   throw Error(Errc::non_finite, "tensor '" + task.name + "': " + where +
                                     "; finite weights are needed, check the checkpoint");
 }
@@ -88,9 +88,16 @@ void factor(const ModuleTask& task, std::size_t index, const ModuleOptions& opti
                                        .rounding_square = result.rounding_square});
   }
   if (rank == 0) return;
+  if (rank > svd.s.size()) {
+    throw Error(Errc::invalid_argument, "rank " + std::to_string(rank) + " chosen of " +
+                                            std::to_string(svd.s.size()) + " computed");
+  }
   result.optimal_square = optimal_square(delta, svd, rank, run);
   Factors factors = make_factors(svd, rank, {.dtype = options.dtype, .scaling = task.scaling});
   result.residual_square = delta.residual(factors.left.view(), factors.right.view(), run);
+  if (!std::isfinite(result.residual_square) || !std::isfinite(result.optimal_square)) {
+    throw Error(Errc::non_finite, "the factors overflow");
+  }
   result.factors = std::move(factors.stored);
 }
 

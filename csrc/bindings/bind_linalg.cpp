@@ -127,6 +127,7 @@ py::array_t<float> widen(const py::bytes& stored, const std::string& dtype,
 
 py::bytes narrow(const py::array_t<float, py::array::c_style>& values, const std::string& dtype) {
   const DType type = dtype_from_code(dtype.c_str());
+  if (type == DType::f32) throw Error(Errc::invalid_argument, "narrow: expected BF16 or F16");
   std::string out(static_cast<std::size_t>(values.size()) * 2, '\0');
   for (py::ssize_t i = 0; i < values.size(); ++i) {
     const float x = values.data()[i];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 
@@ -79,6 +80,15 @@ Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorForm
   }
   const std::span right(out.right.data(), out.right.size());
   const std::span left(out.left.data(), out.left.size());
+  const auto finite = [](float x) { return std::isfinite(x); };
+  const auto scale = static_cast<float>(format.scaling);
+  // An extreme alpha or extreme weights leave nothing that float can carry.
+  if (!std::isfinite(scale) || scale < std::numeric_limits<float>::min() ||
+      !std::ranges::all_of(right, finite) || !std::ranges::all_of(left, finite) ||
+      (svd.s.front() > 0.0 && std::ranges::all_of(right, [](float x) { return x == 0.0F; }))) {
+    throw Error(Errc::invalid_argument,
+                "factors leave the range of float32: use an --alpha closer to the rank");
+  }
   const DType dtype = choose_dtype(format, right, left);
   out.stored.dtype = dtype;
   out.stored.rank = rank;
@@ -86,7 +96,7 @@ Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorForm
   out.stored.lora_b = cast(left, dtype);
   round_through(right, dtype);
   round_through(left, dtype);
-  for (float& x : left) x *= static_cast<float>(format.scaling);
+  for (float& x : left) x *= scale;
   return out;
 }
 

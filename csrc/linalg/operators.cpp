@@ -238,9 +238,13 @@ double LinearOperator::residual(MatrixView<const float> left, MatrixView<const f
   std::ranges::for_each(std::span(negated.data(), negated.size()), [](float& x) { x = -x; });
   std::vector<double> parts(ceil_div(rows_, kSlabRows), 0.0);
   for_all_tiles(nullptr, run, [&](const Tile& tile) {
+    // The last tile's padding takes part in the product, though nobody reads it.
+    const std::size_t width = round_up(tile.cols, kWidthUnit);
+    for (std::size_t i = 0; i < tile.rows; ++i) {
+      std::fill(tile.data + i * tile.ld + tile.cols, tile.data + i * tile.ld + width, 0.0F);
+    }
     kernel.skinny(negated.row(tile.row0), negated.cols(), 1, tile.rows, right.rows,
-                  padded.data() + tile.column0, padded.cols(), tile.data, tile.ld,
-                  round_up(tile.cols, kWidthUnit));
+                  padded.data() + tile.column0, padded.cols(), tile.data, tile.ld, width);
     for (std::size_t i = 0; i < tile.rows; ++i) {
       parts[tile.row0 / kSlabRows] += kernel.sum_squares(tile.data + i * tile.ld, tile.cols);
     }

@@ -18,6 +18,9 @@ constexpr std::size_t kMaxHalfSteps = 32;
 // Condition number up to which a subspace's triangle is divided out of a product made before it was
 // known; see Iteration::finish_left.
 constexpr double kFusedCondition = 100.0;
+// Largest smaller side for which a full SVD is preferred to a wide subspace: it cannot be stopped
+// half way, and takes less than a second up to here.
+constexpr std::size_t kDenseSide = 1024;
 // A full SVD of this many entries costs less than a sketch's bookkeeping.
 constexpr std::size_t kSmall = 64 * std::size_t{64};
 
@@ -214,7 +217,9 @@ TruncatedSvd truncated_svd(LinearOperator& a, const SvdOptions& options, const R
   // Columns beyond the smaller side add nothing, however many are asked for.
   const std::size_t extra = std::min(options.oversampling, small_side);
   const std::size_t l = round_up(checked_add(options.rank, extra), kWidthUnit);
-  if (l >= small_side || a.rows() * a.cols() <= kSmall) return full_svd(a, options, run);
+  // A subspace of nearly all dimensions costs more than all of them, and settles slowly.
+  const bool dense = 4 * l >= 3 * small_side && small_side <= kDenseSide;
+  if (l >= small_side || dense || a.rows() * a.cols() <= kSmall) return full_svd(a, options, run);
 
   Iteration iteration(a, l, run);
   const TileSums sums = iteration.sketch(options.key);

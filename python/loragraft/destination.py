@@ -48,7 +48,7 @@ def check_destination(output: Path, inputs: Iterable[Path], *, force: bool) -> N
                 f"{shown(output)}: exists and is not empty; choose another directory, or --force"
                 " to replace the checkpoint in it"
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         raise FormatError(f"{shown(output)}: cannot be used: {reason(error)}") from error
 
 

@@ -43,6 +43,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, never rounded up to all."""
+    for digits in (2, 4, 6):
+        text = f"{100.0 * share:.{digits}f}%"
+        if share >= 1.0 or not text.startswith("100"):
+            return text
+    return "almost 100%"
+
+
 def reason(error: BaseException) -> str:
     """Return why an operation failed, as one printable line.
 

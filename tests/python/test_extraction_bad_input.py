@@ -88,7 +88,7 @@ def test_a_difference_beyond_float32(tmp_path: Path) -> None:
     ]
     checks.refused(
         NonFiniteError,
-        "q_proj.*overflows float32",
+        "q_proj.*overflow float32",
         lambda: extract(*sides, tmp_path / "out", rank=2),
         tmp_path,
     )

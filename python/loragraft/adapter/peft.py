@@ -371,6 +371,10 @@ def _rank(value: Any, key: str, where: str) -> int:
 
 
 def _alpha(value: Any, key: str, where: str) -> float:
-    if type(value) not in {int, float} or not math.isfinite(value):
+    try:
+        number = float(value) if type(value) in {int, float} else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise FormatError(f"{where}: {key} is {quoted(value)}, expected a finite number")
-    return float(value)
+    return number

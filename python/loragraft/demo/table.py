@@ -12,6 +12,7 @@ from rich.text import Text
 from loragraft.demo.story import RANK
 from loragraft.report.kinds import by_kind, gather
 from loragraft.report.rounding import typical_rank
+from loragraft.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,11 +62,11 @@ def _cells(
     rank = typical_rank(modules)
     yield escape(figures.kind)
     yield str(figures.modules)
-    yield f"{figures.energy:.2%}"
+    yield percent(figures.energy)
     yield f"{figures.error:.2%}"
     yield "–" if figures.over_optimum is None else f"{figures.over_optimum:.5f}"
     yield "–" if rank is None else str(rank)
-    yield "–" if figures.bit_exact is None else f"{figures.bit_exact:.2%}"
+    yield "–" if figures.bit_exact is None else percent(figures.bit_exact)
     yield f"{1000 * sum(seconds[module.name] for module in modules):.0f}"
 
 

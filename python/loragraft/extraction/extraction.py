@@ -23,7 +23,7 @@ from loragraft.extraction.output import (
     write_tensors,
 )
 from loragraft.extraction.plan import make_plan
-from loragraft.extraction.preflight import check_memory
+from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.ranks import parse_rank
 from loragraft.extraction.spool import Spool
 from loragraft.extraction.summary import make_report
@@ -159,6 +159,7 @@ def run_plan(
     inputs = [plan.base.directory, plan.tuned.directory]
     check_destination(output, inputs, force=force)
     check_memory(plan)
+    differing = differences(plan.base, plan.tuned)
     # The factors lie on disk twice while they are put in order.
     check_space(output, 2 * plan.largest_result)
     with (
@@ -174,7 +175,9 @@ def run_plan(
         retire(destination)
         written = write_tensors(tensors_path(destination), store)
         seconds = time.perf_counter() - start
-        report = make_report(plan, findings, bytes_written=written, seconds=seconds)
+        report = make_report(
+            plan, findings, differences=differing, bytes_written=written, seconds=seconds
+        )
         config = config_of(plan, report)
         write_documents(destination, config, report, with_report=with_report)
     return Extraction(report=report, output=output, config=config)
@@ -183,6 +186,7 @@ def run_plan(
 def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
     start = time.perf_counter()
     check_memory(plan)
+    differing = differences(plan.base, plan.tuned)
     kept: dict[str, Factors] = {}
 
     def keep(module: ModulePlan, result: native.ModuleResult) -> None:
@@ -194,7 +198,9 @@ def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
         raise _nothing(plan)
     written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
     seconds = time.perf_counter() - start
-    report = make_report(plan, findings, bytes_written=written, seconds=seconds)
+    report = make_report(
+        plan, findings, differences=differing, bytes_written=written, seconds=seconds
+    )
     order = [module.linear.name for module in plan.modules if module.linear.name in kept]
     return Extraction(
         report=report,

@@ -134,7 +134,9 @@ def module_report(module: ModulePlan, found: Measurement, scaling: float) -> Mod
 
 
 def ratio(square: float, of_square: float) -> float | None:
-    """Return √(square / of_square), None where the second is zero."""
+    """Return √(square / of_square), None where the second is zero; neither may be NaN."""
+    if math.isnan(square) or math.isnan(of_square):
+        raise ValueError(f"a squared norm is NaN: {square}, {of_square}")
     return math.sqrt(max(0.0, square) / of_square) if of_square > 0.0 else None
 
 

@@ -22,21 +22,34 @@ _IDLE_KEYS: Final = frozenset(
 _FIXED_MEMORY: Final = 120_000_000
 _WIDTH_UNIT: Final = 16
 _GROUPS: Final = 16
+#: Largest smaller side for which the core makes a full SVD of its own accord.
+_DENSE_SIDE: Final = 1024
 
 
 def needed_memory(plan: ExtractionPlan) -> int:
     """Return an upper estimate of the anonymous memory of a run, in bytes.
 
-    Per thread: both subspaces, partial sums of the transposed product, and the factors.
+    Per thread, the largest of the modules: subspaces, partial sums and small matrices, or the whole
+    matrix in double precision where a full SVD is made.
     """
     options = plan.options
-    largest = 0
-    for module in plan.modules:
-        rows, columns = module.linear.shape
-        width = -(-(module.rank + options.oversampling) // _WIDTH_UNIT) * _WIDTH_UNIT
-        groups = min(_GROUPS, max(1, max(rows, columns) // 1080))
-        largest = max(largest, 4 * width * (2 * (rows + columns) + groups * max(rows, columns)))
+    largest = max(
+        (_module_memory(*m.linear.shape, m.rank, options.oversampling) for m in plan.modules),
+        default=0,
+    )
     return _FIXED_MEMORY + resolve_threads(options.threads) * largest
+
+
+def _module_memory(rows: int, columns: int, rank: int, oversampling: int) -> int:
+    smaller, larger = min(rows, columns), max(rows, columns)
+    width = -(-(rank + min(oversampling, smaller)) // _WIDTH_UNIT) * _WIDTH_UNIT
+    factors = 4 * 4 * rank * (rows + columns)
+    if 4 * width >= 3 * smaller and (smaller <= _DENSE_SIDE or width >= smaller):
+        # The matrix, LAPACK's copy, both sets of vectors, and workspace on the smaller side.
+        return factors + 8 * (3 * rows * columns + smaller * larger + 8 * smaller * smaller)
+    groups = min(_GROUPS, max(1, larger // 1080))
+    subspaces = 4 * width * (2 * (rows + columns) + (groups + 1) * larger)
+    return factors + subspaces + 8 * 16 * width * width
 
 
 def check_memory(plan: ExtractionPlan) -> None:
@@ -77,7 +90,10 @@ def differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
             shown = ", ".join(f"{key} ({_values(base, tuned, key)})" for key in keys[:3])
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             warnings.append(f"config.json differs in {shown}{more}: the adapter cannot carry that")
-    ours, theirs = base.tokenizer_files(), tuned.tokenizer_files()
+    try:
+        ours, theirs = base.tokenizer_files(), tuned.tokenizer_files()
+    except FormatError as error:
+        return [*warnings, f"the tokenizers cannot be compared: {error}"]
     changed = sorted(name for name in {*ours} & {*theirs} if ours[name] != theirs[name])
     if changed:
         warnings.append(

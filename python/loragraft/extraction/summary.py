@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loragraft.extraction.preflight import differences
 from loragraft.extraction.verdict import verdict, warnings
 from loragraft.report.model import Report, Summary, count_outcomes, total_energy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan
 
 
 def make_report(
-    plan: ExtractionPlan, findings: Findings, *, bytes_written: int, seconds: float
+    plan: ExtractionPlan,
+    findings: Findings,
+    *,
+    differences: Sequence[str],
+    bytes_written: int,
+    seconds: float,
 ) -> Report:
     """Return the report of a run.
 
     Args:
         plan: What was done.
         findings: What was found.
+        differences: Warnings about configuration and tokenizer.
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
     """
@@ -36,7 +43,7 @@ def make_report(
         energy=energy,
         error=error,
         warnings=(
-            *differences(plan.base, plan.tuned),
+            *differences,
             *warnings(plan, tensors, modules),
         ),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.report.model import Outcome
-from loragraft.wording import counted
+from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
     from loragraft.extraction.plan import ExtractionPlan
@@ -24,7 +24,7 @@ def verdict(modules: tuple[ModuleReport, ...], energy: float, error: float) -> s
     rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
     noun = "module" if len(modules) == 1 else "modules"
     return (
-        f"{rank} on {len(modules)} {noun} keeps {_percent(energy)} of the squared change"
+        f"{rank} on {len(modules)} {noun} keeps {percent(energy)} of the squared change"
         f" (relative error {error:.3g})"
     )
 
@@ -40,15 +40,8 @@ def warnings(
         *_capped(plan),
         *_large_changes(tensors),
         *_one_sided(tensors),
+        *_opaque(tensors),
     ]
-
-
-def _percent(share: float) -> str:
-    """Write a share without rounding it up to all."""
-    percent = 100.0 * share
-    if percent >= 99.95 and share < 1.0:
-        return f"{min(percent, 99.9999):.4f} %"
-    return f"{percent:.1f} %"
 
 
 def _unrelated(modules: tuple[ModuleReport, ...]) -> list[str]:
@@ -95,4 +88,15 @@ def _one_sided(tensors: tuple[TensorReport, ...]) -> list[str]:
     return [
         f"{counted(len(odd), 'tensor')} could not be compared, the first: {odd[0].name}"
         f" ({odd[0].why})"
+    ]
+
+
+def _opaque(tensors: tuple[TensorReport, ...]) -> list[str]:
+    """Tell of tensors that changed in a format that is not computed with."""
+    odd = [t for t in tensors if t.outcome is Outcome.LEFT_OUT and "not computed with" in t.why]
+    if not odd:
+        return []
+    return [
+        f"{counted(len(odd), 'tensor')} differ in formats that are not computed with, the first:"
+        f" {odd[0].name} ({odd[0].why}); the figures are of the adapted modules alone"
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from typing import TYPE_CHECKING
 
 from loragraft import native
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from loragraft.alignment import TensorPair
     from loragraft.checkpoint import TensorEntry
     from loragraft.extraction.plan import ExtractionPlan, ModulePlan
-
-#: Reports (what, bytes done, bytes in all).
-Progress = "Callable[[str, int, int], None]"
 
 # How often control returns to Python while the kernels work, in seconds: Ctrl-C is seen then.
 _POLL = 0.1
@@ -93,7 +91,7 @@ class Work:
     def _matrix(self, entry: TensorEntry) -> native.StoredMatrix:
         file = self._files.get(entry.path)
         if file is None:
-            file = native.MappedFile(str(entry.path), self._plan.options.io)
+            file = native.MappedFile(os.fsencode(entry.path), self._plan.options.io)
             _check_identity(entry)
             self._files[entry.path] = file
         columns = entry.shape[-1] if entry.shape else 1

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from loragraft.report.kinds import by_kind, gather
+from loragraft.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -118,8 +119,8 @@ def _row(figures: KindFigures) -> str:
         _text(figures.kind),
         str(figures.modules),
         str(low) if low == high else f"{low}–{high}",
-        f"{figures.energy:.2%}",
-        f"{figures.lowest_energy:.2%}",
+        percent(figures.energy),
+        percent(figures.lowest_energy),
         f"{figures.error:.3%}",
         ratio,
     ]

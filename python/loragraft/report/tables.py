@@ -12,6 +12,7 @@ from rich.text import Text
 
 from loragraft.report.inspection import Subject
 from loragraft.report.kinds import by_kind, gather, left_out
+from loragraft.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,11 +94,11 @@ def _cells(figures: KindFigures) -> Iterator[str]:
     yield escape(figures.kind)
     yield str(figures.modules)
     yield _span(*figures.ranks)
-    yield f"{figures.energy:.2%}"
-    yield f"{figures.lowest_energy:.2%}"
+    yield percent(figures.energy)
+    yield percent(figures.lowest_energy)
     yield f"{figures.error:.3%}"
     yield _NONE if figures.over_optimum is None else f"{figures.over_optimum:.4f}"
-    yield _NONE if figures.bit_exact is None else f"{figures.bit_exact:.2%}"
+    yield _NONE if figures.bit_exact is None else percent(figures.bit_exact)
     yield f"{figures.seconds:.2f}"
 
 

@@ -39,7 +39,7 @@ from loragraft.verification.claims import check_claims
 from loragraft.verification.comparison import compare_pair
 from loragraft.verification.measurement import measure, relative_error
 from loragraft.verification.tally import total
-from loragraft.wording import shown
+from loragraft.wording import percent, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -203,9 +203,9 @@ def _summary(
     exact = whole.exact / max(1, sum(math.prod(item.module.shape) for item in found))
     files = {entry.path for module in adapter.modules for entry in (module.lora_A, module.lora_B)}
     return Summary(
-        verdict=f"The adapter reproduces {1.0 - error**2:.2%} of the change in {len(found)}"
+        verdict=f"The adapter reproduces {percent(1.0 - error**2)} of the change in {len(found)}"
         f" module{'s' if len(found) > 1 else ''}, with a relative error of {error:.2%};"
-        f" {exact:.2%} of their weights come out bit for bit.",
+        f" {percent(exact)} of their weights come out bit for bit.",
         counts=count_outcomes(tuple(tensors)),
         bytes_read=cost[0],
         bytes_written=sum(path.stat().st_size for path in files),
