@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -44,12 +46,16 @@ def check_destination(output: Path, inputs: Iterable[Path], *, force: bool) -> N
         if not output.is_dir():
             raise UsageError(f"{shown(output)}: exists and is no directory; choose another name")
         if not force and any(output.iterdir()):
-            raise UsageError(
-                f"{shown(output)}: exists and is not empty; choose another directory, or --force"
-                " to replace the checkpoint in it"
-            )
+            raise _exists(output)
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         raise FormatError(f"{shown(output)}: cannot be used: {reason(error)}") from error
+
+
+def _exists(output: Path) -> UsageError:
+    return UsageError(
+        f"{shown(output)}: exists and is not empty; choose another directory, or --force to replace"
+        " what is in it"
+    )
 
 
 def check_space(output: Path, needed: int) -> None:
@@ -78,14 +84,19 @@ def check_space(output: Path, needed: int) -> None:
 class Destination:
     """An output directory in use: what is written there goes away again on an error.
 
+    Only one run may use a directory at a time; the lock goes with the process, however it ends.
+
     Attributes:
         directory: The directory; made if it does not exist.
+        force: Whether it may hold something already.
         written: Files to take back if the work fails.
     """
 
     directory: Path
+    force: bool = True
     written: list[Path] = field(default_factory=list)
     _made: list[Path] = field(default_factory=list)
+    _lock: int = -1
 
     def __enter__(self) -> Self:
         for place in (self.directory, *self.directory.absolute().parents):
@@ -99,7 +110,31 @@ class Destination:
             raise FormatError(
                 f"{shown(self.directory)}: cannot be made: {reason(error)}"
             ) from error
+        self._take_lock()
         return self
+
+    def _take_lock(self) -> None:
+        """Refuse a directory that another run is writing to, or has just written to."""
+        try:
+            self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not self.force and any(self.directory.iterdir())
+        except BlockingIOError:
+            self._release()
+            raise UsageError(
+                f"{shown(self.directory)}: another run is writing there; choose another directory"
+            ) from None
+        except OSError:
+            # A file system without locks, or a directory that may be written to but not read.
+            return
+        if taken:
+            self._release()
+            raise _exists(self.directory)
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def clear(self, keep: Collection[str]) -> None:
         """Remove what is left of an earlier checkpoint, its config.json first.
@@ -132,12 +167,12 @@ class Destination:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            return
-        with contextlib.suppress(OSError):
-            for path in reversed(self.written):
-                path.unlink(missing_ok=True)
-        self._remove_made()
+        if kind is not None:
+            with contextlib.suppress(OSError):
+                for path in reversed(self.written):
+                    path.unlink(missing_ok=True)
+            self._remove_made()
+        self._release()
 
     def _remove_made(self) -> None:
         for place in self._made:

@@ -165,7 +165,10 @@ def test_non_finite_weights_are_located(tmp_path: Path, side: str, value: float,
 def test_a_difference_beyond_float32(tmp_path: Path) -> None:
     base = np.full((70, 40), -3e38, np.float32)
     paths = nt.write_pair(tmp_path, base, -base)
-    with pytest.raises(NonFiniteError, match="tensor 'w': the difference of the two sides, or its factors, overflow"):
+    with pytest.raises(
+        NonFiniteError,
+        match="tensor 'w': the difference of the two sides, or its factors, overflow",
+    ):
         nt.run([nt.task(*paths, "w")])
 
 

@@ -13,8 +13,9 @@ import lora_files as files
 import native_tasks as nt
 from loragraft import linalg
 from loragraft.adapter.peft import read_adapter
-from loragraft.destination import check_destination
-from loragraft.errors import FormatError, UsageError
+from loragraft.destination import Destination, check_destination
+from loragraft.errors import FormatError, NothingToAdaptError, UsageError
+from loragraft.extraction import extract
 from loragraft.wording import percent
 
 if TYPE_CHECKING:
@@ -83,6 +84,52 @@ def test_an_output_that_is_a_loop_of_links(tmp_path: Path) -> None:
     loop.symlink_to(loop)
     with pytest.raises(FormatError, match="cannot be used"):
         check_destination(loop, [tmp_path / "base"], force=False)
+
+
+def test_two_runs_into_one_directory(tmp_path: Path) -> None:
+    """Both used to end well, one of them deleting or mixing what the other had written."""
+    out = tmp_path / "out"
+    with (
+        Destination(out),
+        pytest.raises(UsageError, match="another run is writing there"),
+        Destination(out),
+    ):
+        pass
+    with Destination(out, force=False) as destination:
+        destination.file("adapter_config.json").write_text("{}")
+    with (
+        pytest.raises(UsageError, match="exists and is not empty"),
+        Destination(out, force=False),
+    ):
+        pass
+    assert (out / "adapter_config.json").read_text() == "{}"
+
+
+def test_unreadable_tokenizers_are_told_and_lose_nothing(tmp_path: Path) -> None:
+    """They used to be read after the old adapter had been removed."""
+    weights = files.random_weights(dtype="F32")
+    base = files.write_checkpoint(tmp_path / "base", weights)
+    changed = dict(weights)
+    name = f"{files.Q0}.weight"
+    changed[name] = weights[name] + 1.0
+    tuned = files.write_checkpoint(tmp_path / "tuned", changed)
+    (tuned / "tokenizer.json").mkdir()
+    result = extract(base, tuned, tmp_path / "out", rank=2)
+    assert any("tokenizers cannot be compared" in text for text in result.report.summary.warnings)
+
+
+def test_only_other_tensors_changed(tmp_path: Path) -> None:
+    weights = files.random_weights(dtype="F32")
+    changed = dict(weights)
+    name = next(name for name in weights if "norm" in name)
+    changed[name] = weights[name] + 1.0
+    sides = [
+        files.write_checkpoint(tmp_path / "base", weights),
+        files.write_checkpoint(tmp_path / "tuned", changed),
+    ]
+    with pytest.raises(NothingToAdaptError, match=f"1 other tensor did change, such as {name}"):
+        extract(*sides, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_alpha_of_four_hundred_digits(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from loragraft.errors import (
     StoppedError,
     UsageError,
 )
+from loragraft.wording import reason, shown
 
 SCHEMA: Final = "loragraft.error/1"
 _EXTENSION: Final = "_core"
@@ -66,12 +68,15 @@ def one_line(text: str) -> str:
     )
 
 
-def _known(error: BaseException) -> LoragraftError | None:
+def _known(error: BaseException) -> LoragraftError | None:  # noqa: PLR0911 -- a table
     """Return an error of ours that says the same, None where the exception is a surprise."""
     if isinstance(error, LoragraftError):
         return error
     if isinstance(error, KeyboardInterrupt):
         return StoppedError("stopped before it was done; nothing half-written is left behind")
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{shown(os.fsdecode(error.filename))}: " if error.filename else ""
+        return FormatError(f"{where}{reason(error)}; check the file and its permissions")
     if isinstance(error, MemoryError):
         return FormatError("out of memory; use fewer --threads or a smaller --rank")
     if isinstance(error, ImportError) and (error.name or "").endswith(_EXTENSION):

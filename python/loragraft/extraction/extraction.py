@@ -27,13 +27,15 @@ from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.ranks import parse_rank
 from loragraft.extraction.spool import Spool
 from loragraft.extraction.summary import make_report
-from loragraft.wording import shown
+from loragraft.report.model import Outcome
+from loragraft.wording import counted, shown
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping
 
     from loragraft import native
+    from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan, ModulePlan
     from loragraft.report.model import Report
 
@@ -164,13 +166,13 @@ def run_plan(
     check_space(output, 2 * plan.largest_result)
     with (
         _stoppable(),
-        Destination(output) as destination,
+        Destination(output, force) as destination,
         Spool(destination.directory) as spool,
     ):
         store = FactorStore(spool)
         findings = compute(plan, store.add, progress)
         if not store.modules:
-            raise _nothing(plan)
+            raise _nothing(plan, findings)
         # From here on what is in the directory is no longer the adapter that was there.
         retire(destination)
         written = write_tensors(tensors_path(destination), store)
@@ -195,7 +197,7 @@ def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
 
     findings = compute(plan, keep, progress)
     if not kept:
-        raise _nothing(plan)
+        raise _nothing(plan, findings)
     written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
     seconds = time.perf_counter() - start
     report = make_report(
@@ -219,9 +221,19 @@ def _stoppable() -> Iterator[None]:
         raise StoppedError("stopped before it was done; nothing was written, start again") from None
 
 
-def _nothing(plan: ExtractionPlan) -> NothingToAdaptError:
+def _nothing(plan: ExtractionPlan, findings: Findings) -> NothingToAdaptError:
+    changed = [
+        tensor.name
+        for tensor in findings.tensors()
+        if tensor.outcome is Outcome.LEFT_OUT and tensor.relative_change != 0.0
+    ]
+    others = (
+        f"; {counted(len(changed), 'other tensor')} did change, such as {changed[0]}, which an"
+        " adapter of linear layers cannot carry"
+        if changed
+        else "; are these the right checkpoints?"
+    )
     return NothingToAdaptError(
         f"all {len(plan.modules)} chosen layers are equal in {shown(plan.base.reference)}"
-        f" and {shown(plan.tuned.reference)}: there is nothing to adapt; are these the right"
-        " checkpoints?"
+        f" and {shown(plan.tuned.reference)}: there is nothing to adapt{others}"
     )

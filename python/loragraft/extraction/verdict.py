@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Final
 
+from loragraft.architecture.modules import Role
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.report.model import Outcome
 from loragraft.wording import counted, percent
@@ -38,6 +39,7 @@ def warnings(
     return [
         *_unrelated(modules),
         *_capped(plan),
+        *_tied_head(plan),
         *_large_changes(tensors),
         *_one_sided(tensors),
         *_opaque(tensors),
@@ -51,6 +53,17 @@ def _unrelated(modules: tuple[ModuleReport, ...]) -> list[str]:
     return [
         f"the median change is {statistics.median(changes):.2f} of the weights' own norm, far more"
         " than a fine-tune makes: BASE is probably not what TUNED was trained from"
+    ]
+
+
+def _tied_head(plan: ExtractionPlan) -> list[str]:
+    """Warn of a head that loaders tie to the embedding whatever the file holds."""
+    if not (plan.base.config or {}).get("tie_word_embeddings"):
+        return []
+    heads = [module.linear.name for module in plan.modules if module.linear.role is Role.HEAD]
+    return [
+        f"{name} is tied to the embedding (config.json): merging the adapter changes both"
+        for name in heads
     ]
 
 

@@ -143,7 +143,7 @@ def merge(
         overhead = sum(read_header(shard).data_start for shard in before.shards)
         overhead += sum(path.stat().st_size for path in companions)
         check_space(target, job.total + overhead)
-        with Destination(target) as destination:
+        with Destination(target, force) as destination:
             destination.clear(keep={shard.name for shard in before.shards})
             written = sum(_write_shard(job, destination, shard) for shard in before.shards)
             _write_companions(job, destination, companions)
