@@ -142,6 +142,23 @@ def test_an_alpha_of_four_hundred_digits(tmp_path: Path) -> None:
         read_adapter(adapter)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_standard_output(tmp_path: Path, options: list[str]) -> None:
+    """With --json it used to end in a traceback."""
+    base = files.write_checkpoint(tmp_path / "base", files.random_weights(dtype="F32"))
+    with open("/dev/full", "w") as full:  # noqa: PTH123 -- a device
+        done = subprocess.run(
+            [sys.executable, "-m", "loragraft", "inspect", base, *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == FormatError.exit_code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("loragraft: error: standard output cannot be written: No space left")
+
+
 def test_a_share_is_never_rounded_up_to_all() -> None:
     assert percent(1.0) == "100.00%"
     assert percent(0.8587) == "85.87%"

@@ -7,11 +7,11 @@ from typing import Annotated, Final
 import typer
 from typer.main import get_command
 
-from loragraft.cli.console import BROKEN_PIPE, abandon_stdout
+from loragraft.cli.console import BROKEN_PIPE
 from loragraft.cli.demo import demo_command
 from loragraft.cli.doctor import doctor_command
 from loragraft.cli.extract import extract_command
-from loragraft.cli.failure import Failure
+from loragraft.cli.failure import Failure, abandon_stdout
 from loragraft.cli.inspect import inspect_command
 from loragraft.cli.merge import merge_command
 from loragraft.cli.verify import verify_command

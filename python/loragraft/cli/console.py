@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from loragraft.cli.failure import Failure, one_line
+from loragraft.cli.failure import Failure, abandon_stdout, one_line
 from loragraft.cli.interruption import stoppable
 from loragraft.cli.progress import progress_bar
+from loragraft.errors import FormatError
+from loragraft.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,9 +75,26 @@ class Console:
         elif self.quiet:
             return
         else:
-            text = _rendered(table())
-        sys.stdout.write(text)
-        sys.stdout.flush()
+            with _writing():
+                text = _rendered(table())
+        with _writing():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn a stdout that takes no more, other than by a reader that left, into an error of ours.
+
+    Rich flushes stdout even while it renders into a buffer.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_stdout()
+        raise FormatError(f"standard output cannot be written: {reason(error)}") from error
 
 
 @contextmanager
@@ -104,13 +123,6 @@ def session(*, json_output: bool, quiet: bool, verbose: int) -> Iterator[Console
         failure = Failure.of(error)
         failure.tell(json_output=json_output)
         raise typer.Exit(failure.exit_code) from None
-
-
-def abandon_stdout() -> None:
-    """Let what is still buffered for a reader that went away vanish."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 def _finite(value: Any) -> Any:

@@ -57,7 +57,17 @@ class Failure:
         """Print the line on stderr, and with ``--json`` the object on stdout."""
         print(f"loragraft: error: {self.message}", file=sys.stderr, flush=True)
         if json_output:
-            print(json.dumps(self.to_json(), indent=2), flush=True)
+            try:
+                print(json.dumps(self.to_json(), indent=2), flush=True)
+            except OSError:
+                abandon_stdout()
+
+
+def abandon_stdout() -> None:
+    """Let what is still buffered for a stdout that takes no more vanish."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def one_line(text: str) -> str:
