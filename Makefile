@@ -33,7 +33,7 @@ tidy: $(VENV)/.dev  ## Static analysis of the C++ sources
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake --preset dev
 	$(BIN)/clang-tidy -p build/dev --quiet $(shell find csrc -name '*.cpp')
 
-bench: $(VENV)/.test  ## Measure speed, memory and accuracy beside the usual script
+bench: $(VENV)/.bench  ## Measure speed, memory and accuracy beside what others use
 	$(BIN)/python benchmarks/run.py
 
 sanitize: $(VENV)/.test  ## Run the kernels' tests under AddressSanitizer and UBSan
@@ -63,6 +63,10 @@ $(VENV)/.demo: $(VENV)/.built
 $(VENV)/.test: $(VENV)/.built
 	$(PIP) torch
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[test]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[bench]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

@@ -16,7 +16,7 @@ from loragraft import native
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PACKAGES: Final = ("loragraft", "numpy", "torch", "safetensors")
+_PACKAGES: Final = ("loragraft", "numpy", "torch", "safetensors", "scikit-learn")
 _VARIABLES: Final = ("OPENBLAS_CORETYPE", "LORAGRAFT_ISA")
 _GIB: Final = 2**30
 #: Above this load per core at the start, times are not to be trusted.

@@ -1,11 +1,9 @@
 """Run mergekit-extract-lora and loragraft on the same pair and compare what they give.
 
-mergekit lives in an environment of its own, for it pins its dependencies:
+    .venv/bin/python benchmarks/mergekit_comparison.py --base B --tuned T
 
-    python -m venv MERGEKIT
-    MERGEKIT/bin/pip install torch==2.13.0
-    MERGEKIT/bin/pip install mergekit==0.1.5
-    .venv/bin/python benchmarks/mergekit_comparison.py MERGEKIT/bin/python --base B --tuned T
+mergekit lives in an environment of its own, for it pins its dependencies; this script makes the
+same one as ``make bench``.
 """
 
 from __future__ import annotations
@@ -25,9 +23,11 @@ from safetensors import safe_open
 import process
 import quality
 from contenders import THREADS
+from llama import llama_pair
 from machine import this_machine
 from markdown import table
-from pairs import Pair, llama_pair
+from mergekit_environment import mergekit
+from pairs import Pair
 from spread import Spread
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def main() -> None:
         pair = llama_pair(directory, 1, complete=True)
     else:
         pair = Pair(arguments.name, arguments.base, arguments.tuned, 0, 0)
-    commands = _commands(arguments.mergekit, pair, arguments.rank)
+    environment = mergekit(_OUT, lambda line: print(line, file=sys.stderr))
+    commands = _commands(environment.program[0], pair, arguments.rank)
     usages = _run(commands, arguments.rounds)
     outcomes = {name: _judge(pair, _output(name), used) for name, used in usages.items()}
     print(this_machine().table())
@@ -82,7 +83,6 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("mergekit", type=Path, help="mergekit's python")
     parser.add_argument("--base", type=Path, help="by default a made pair of one layer")
     parser.add_argument("--tuned", type=Path)
     parser.add_argument("--name", default="the pair", help="what to call it in the table")
@@ -98,12 +98,12 @@ def _output(name: str) -> Path:
     return _OUT / "mergekit" / name.replace(" ", "-").replace(",", "")
 
 
-def _commands(mergekit: Path, pair: Pair, rank: int) -> dict[str, list[str]]:
+def _commands(python: str, pair: Pair, rank: int) -> dict[str, list[str]]:
     """Return the command lines by name.
 
     By default mergekit also stores embeddings, head and norms whole.
     """
-    script = [str(mergekit), "-m", "mergekit.scripts.extract_lora"]
+    script = [python, "-m", "mergekit.scripts.extract_lora"]
     script += ["--model", str(pair.tuned), "--base-model", str(pair.base)]
     script += ["--max-rank", str(rank), "--num-threads", str(THREADS), "--quiet"]
     ours = [sys.executable, "-m", "loragraft", "extract", str(pair.base), str(pair.tuned)]

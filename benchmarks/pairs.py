@@ -1,10 +1,13 @@
-"""Pairs of Llama-shaped checkpoints, made once and kept."""
+"""Pairs of bf16 checkpoints with a known kind of change, made once and kept."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,21 +17,21 @@ from loragraft.dtypes import bf16_from_float32, float32_from_bf16
 from loragraft.safetensors_writer import SafetensorsWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-HIDDEN: Final = 2048
-INTERMEDIATE: Final = 8192
-HEADS: Final = 32
-KEY_VALUE_HEADS: Final = 8
-VOCABULARY: Final = 32000
+    Bits = NDArray[np.uint16]
+
 #: Root mean squares: of the weights, of the low-rank change, of the full-rank change.
 WEIGHT_RMS: Final = 0.02
 CHANGE_RMS: Final = 0.05 * WEIGHT_RMS
 NOISE_RMS: Final = 0.01 * WEIGHT_RMS
 CHANGE_RANK: Final = 32
+_FILE: Final = "model.safetensors"
+_SIDES: Final = ("base", "tuned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,106 +52,133 @@ class Pair:
     layers: int
     parameters: int
 
+    @property
+    def files(self) -> list[Path]:
+        """The two files of tensors."""
+        return [self.base / _FILE, self.tuned / _FILE]
 
-def llama_pair(root: Path, layers: int, *, complete: bool = False) -> Pair:
-    """Make a bf16 pair with random weights unless it is there already.
+    @property
+    def nbytes(self) -> int:
+        """Size of both files."""
+        return sum(file.stat().st_size for file in self.files)
 
-    The change of every linear layer is a matrix of rank 32 with column scales k^-1/2 plus a
-    fifth as much full-rank noise, rounded with the weights. A layer's tensors depend on its
-    number alone, so a deeper pair begins with the shallower one.
+    def remove(self) -> None:
+        """Delete both checkpoints, and the optima kept beside them."""
+        shutil.rmtree(self.base.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some whole rows of a tensor, made when they are needed.
+
+    Attributes:
+        tensor: Its name.
+        start: Bytes of the tensor before this piece.
+        make: Gives the bf16 bits of both sides.
+    """
+
+    tensor: str
+    start: int
+    make: Callable[[], tuple[Bits, Bits]]
+
+
+def write_pair(
+    directory: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, object],
+    pieces: Iterable[Piece],
+) -> None:
+    """Write both checkpoints; the directory appears when they are complete.
 
     Args:
-        root: Where pairs are kept.
-        layers: Number of blocks.
-        complete: Add embeddings, norms and the head, equal on both sides, so that model
-            libraries can load it.
+        directory: Gets the subdirectories ``base`` and ``tuned``.
+        shapes: Of all tensors, in the order of the files.
+        config: Content of both ``config.json``.
+        pieces: They cover every tensor; as many are made at a time as there are cores.
     """
-    name = f"llama-{layers}-layer{'-complete' if complete else ''}"
-    directory, work = root / name, root / f"{name}.unfinished"
-    linears = dict(_linear_shapes(layers))
-    if not directory.exists():
-        shutil.rmtree(work, ignore_errors=True)
-        for side in ("base", "tuned"):
-            (work / side).mkdir(parents=True)
-            (work / side / "config.json").write_text(json.dumps(_config(layers), indent=2) + "\n")
-        _write(work, linears, dict(_other_shapes(layers)) if complete else {})
-        work.rename(directory)
-    parameters = sum(rows * columns for rows, columns in linears.values())
-    return Pair(name, directory / "base", directory / "tuned", layers, parameters)
-
-
-def _write(
-    directory: Path, linears: dict[str, tuple[int, int]], others: dict[str, tuple[int, ...]]
-) -> None:
-    layout = [(name, "BF16", shape) for name, shape in (linears | others).items()]
-    files = [directory / side / "model.safetensors" for side in ("base", "tuned")]
+    work = directory.with_name(f"{directory.name}.unfinished")
+    shutil.rmtree(work, ignore_errors=True)
+    for side in _SIDES:
+        (work / side).mkdir(parents=True)
+        (work / side / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    layout = [(name, "BF16", shape) for name, shape in shapes.items()]
     notes = {"format": "pt"}
     with (
-        SafetensorsWriter(files[0], layout, notes) as base,
-        SafetensorsWriter(files[1], layout, notes) as tuned,
+        SafetensorsWriter(work / "base" / _FILE, layout, notes) as base,
+        SafetensorsWriter(work / "tuned" / _FILE, layout, notes) as tuned,
     ):
-        for name, shape in linears.items():
-            rng = _generator(name)
-            weight = bf16_from_float32(_gaussian(rng, shape, WEIGHT_RMS))
-            base.write(name, weight)
-            changed = float32_from_bf16(weight) + _change(rng, shape)
-            tuned.write(name, bf16_from_float32(changed))
-        for name, shape in others.items():
-            values = np.ones(shape, np.float32)
-            if len(shape) == 2:
-                values = _gaussian(_generator(name), shape, WEIGHT_RMS)
-            for side in (base, tuned):
-                side.write(name, bf16_from_float32(values))
+        for piece, (before, after) in _made(pieces):
+            base.write_part(piece.tensor, before, piece.start)
+            tuned.write_part(piece.tensor, after, piece.start)
+    work.rename(directory)
 
 
-def _generator(name: str) -> np.random.Generator:
+def tensor_piece(name: str, shape: tuple[int, int]) -> Piece:
+    """Return a whole tensor: random weights and a change of rank 32 plus full-rank noise.
+
+    The low-rank part has column scales k^-1/2; the noise is a fifth of it. Both are rounded
+    with the weights. The numbers depend on the name and the shape alone.
+    """
+
+    def make() -> tuple[Bits, Bits]:
+        rng = generator(name)
+        weight = bf16_from_float32(gaussian(rng, shape, WEIGHT_RMS))
+        changed = float32_from_bf16(weight) + _change(rng, shape)
+        return weight, bf16_from_float32(changed)
+
+    return Piece(name, 0, make)
+
+
+def copied_pieces(source: Pair, names: Iterable[str]) -> Iterator[Piece]:
+    """Return tensors of a pair that is there already."""
+    sides = [_mapped_tensors(file) for file in source.files]
+    for name in names:
+        yield ready_piece(name, *(side[name] for side in sides))
+
+
+def ready_piece(name: str, before: Bits, after: Bits) -> Piece:
+    """Return a whole tensor that is there already."""
+    return Piece(name, 0, lambda: (before, after))
+
+
+def generator(name: str) -> np.random.Generator:
+    """Return the source of random numbers that belongs to a name."""
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def _gaussian(rng: np.random.Generator, shape: tuple[int, ...], rms: float) -> NDArray[np.float32]:
+def gaussian(rng: np.random.Generator, shape: tuple[int, ...], rms: float) -> NDArray[np.float32]:
+    """Return independent Gaussian numbers in float32."""
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(rms)
 
 
 def _change(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
     scales = np.arange(1, CHANGE_RANK + 1, dtype=np.float32) ** -0.5
-    left = _gaussian(rng, (shape[0], CHANGE_RANK), 1.0) * scales
-    change = left @ _gaussian(rng, (CHANGE_RANK, shape[1]), 1.0)
+    left = gaussian(rng, (shape[0], CHANGE_RANK), 1.0) * scales
+    change = left @ gaussian(rng, (CHANGE_RANK, shape[1]), 1.0)
     change *= np.float32(CHANGE_RMS) / change.std()
-    return change + _gaussian(rng, shape, NOISE_RMS)
+    return change + gaussian(rng, shape, NOISE_RMS)
 
 
-def _linear_shapes(layers: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    narrow = HIDDEN // HEADS * KEY_VALUE_HEADS
-    for layer in range(layers):
-        block = f"model.layers.{layer}"
-        yield f"{block}.self_attn.q_proj.weight", (HIDDEN, HIDDEN)
-        yield f"{block}.self_attn.k_proj.weight", (narrow, HIDDEN)
-        yield f"{block}.self_attn.v_proj.weight", (narrow, HIDDEN)
-        yield f"{block}.self_attn.o_proj.weight", (HIDDEN, HIDDEN)
-        yield f"{block}.mlp.gate_proj.weight", (INTERMEDIATE, HIDDEN)
-        yield f"{block}.mlp.up_proj.weight", (INTERMEDIATE, HIDDEN)
-        yield f"{block}.mlp.down_proj.weight", (HIDDEN, INTERMEDIATE)
+def _made(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, tuple[Bits, Bits]]]:
+    """Make pieces in their order, a few ahead of the one that is asked for."""
+    workers = len(os.sched_getaffinity(0))
+    ahead: deque[tuple[Piece, Future[tuple[Bits, Bits]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for piece in pieces:
+            ahead.append((piece, pool.submit(piece.make)))
+            if len(ahead) > workers:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        for done, future in ahead:
+            yield done, future.result()
 
 
-def _other_shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
-    for layer in range(layers):
-        yield f"model.layers.{layer}.input_layernorm.weight", (HIDDEN,)
-        yield f"model.layers.{layer}.post_attention_layernorm.weight", (HIDDEN,)
-    yield "model.norm.weight", (HIDDEN,)
-    yield "lm_head.weight", (VOCABULARY, HIDDEN)
-
-
-def _config(layers: int) -> dict[str, object]:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "dtype": "bfloat16",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_VALUE_HEADS,
-        "num_hidden_layers": layers,
-        "tie_word_embeddings": False,
-        "vocab_size": VOCABULARY,
-    }
+def _mapped_tensors(file: Path) -> dict[str, Bits]:
+    """Return the bf16 tensors of a file, flat and mapped."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    data = np.memmap(file, np.uint8, "r", offset=8 + size)
+    header.pop("__metadata__", None)
+    spans = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: data[begin:end].view(np.uint16) for name, (begin, end) in spans.items()}

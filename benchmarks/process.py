@@ -43,6 +43,11 @@ class ProcessFailedError(RuntimeError):
     """A measured process ended with an error."""
 
 
+def last_line(error: ProcessFailedError) -> str:
+    """Return what the process said last."""
+    return str(error).strip().splitlines()[-1]
+
+
 def run(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
     """Run a command to its end and measure it.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
     _Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-_SLAB_ROWS: Final = 512
+_SLAB_ROWS: Final = 128
 #: Up to here a full SVD is affordable; beyond, the eigenvalues of the Gram matrix must do.
 _SVD_SIDE: Final = 1024
+_FIRST_BLOCK: Final = ".layers.0."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,39 @@ class Quality:
     def energy(self) -> float:
         """Share of ‖ΔW‖² kept: 1 − error²."""
         return 1.0 - self.residual_square / self.delta_square
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an adapter of a model of several blocks is worth.
+
+    Attributes:
+        energy: Share kept of all modules together; None where only the first block was judged.
+        first: Share kept of the first block's modules together.
+        excess: Error over the smallest possible one, of the worst module in the first block.
+    """
+
+    energy: float | None
+    first: float
+    excess: float
+
+
+def judge(pair: Pair, adapter: Path, rank: int, *, complete: bool) -> Verdict:
+    """Judge an adapter of a pair, or of a shallower pair that this one begins with.
+
+    Args:
+        pair: The two checkpoints.
+        adapter: Its directory.
+        rank: Of the adapter.
+        complete: Look at all blocks, not the first alone.
+    """
+    with _Delta(pair) as delta:
+        block = [name for name in delta.names if _FIRST_BLOCK in name]
+    found = measure(pair, {"it": adapter}, None if complete else block)["it"]
+    first = [found[name] for name in block]
+    excess = max(found[name].error / optimum(pair, name, rank) for name in block)
+    energy = together(found.values()).energy if complete else None
+    return Verdict(energy, together(first).energy, excess)
 
 
 def measure(
@@ -129,6 +164,8 @@ class _Delta:
         self._stack = ExitStack()
 
     def __enter__(self) -> _Delta:
+        # torch only widens; its waiting threads would take the cores from NumPy's.
+        torch.set_num_threads(1)
         self._sides = [
             self._stack.enter_context(safe_open(side / "model.safetensors", "pt"))
             for side in (self._pair.base, self._pair.tuned)
@@ -145,8 +182,8 @@ class _Delta:
 
     def rows(self, tensor: str, start: int, stop: int) -> NDArray[np.float64]:
         base, tuned = (side.get_slice(tensor)[start:stop].double().numpy() for side in self._sides)
-        difference: NDArray[np.float64] = tuned - base
-        return difference
+        tuned -= base
+        return np.asarray(tuned, np.float64)
 
 
 def _squares(
@@ -159,7 +196,8 @@ def _squares(
         slab = delta.rows(tensor, start, stop)
         delta_square += float(np.vdot(slab, slab))
         for name, (b, a) in factors.items():
-            residual = slab - b[start:stop] @ a
+            residual = b[start:stop] @ a
+            residual -= slab
             residuals[name] += float(np.vdot(residual, residual))
     return delta_square, residuals
 
@@ -167,6 +205,6 @@ def _squares(
 def _squared_singular_values(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return σ², decreasing."""
     if min(matrix.shape) <= _SVD_SIDE:
-        return np.linalg.svd(matrix, compute_uv=False) ** 2
+        return np.asarray(np.linalg.svd(matrix, compute_uv=False) ** 2, np.float64)
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    return np.maximum(np.linalg.eigvalsh(wide @ wide.T)[::-1], 0.0)
+    return np.asarray(np.maximum(np.linalg.eigvalsh(wide @ wide.T)[::-1], 0.0), np.float64)

@@ -7,40 +7,63 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from accuracy import measure_accuracy
+from bench import Bench
+from ceilings import measure_ceilings
+from cold import Cold, measure_cold
+from depth import measure_depth
 from machine import this_machine
 from markdown import Bar, bars_table
-from memory import measure_memory
-from speed import measure_speed
+from picture import picture
+from shapes import measure_shapes
+from speed import Speed, measure_speed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from machine import Machine
 
-SCHEMA: Final = "loragraft.benchmark/1"
+SCHEMA: Final = "loragraft.benchmark/2"
 _HERE: Final = Path(__file__).parent
 _OUT: Final = _HERE / "out"
-#: What can be measured, and the heading in the report.
-_EXPERIMENTS: Final = {
-    "speed": "Speed",
-    "memory": "Memory",
-    "accuracy": "Accuracy",
-}
+_PICTURE: Final = "results.svg"
 
 
 class Result(Protocol):
     """What an experiment gives: a dataclass that can show and judge itself."""
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def table(self) -> str: ...
 
     def bars(self) -> Iterable[Bar]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Something to measure.
+
+    Attributes:
+        heading: In the report.
+        measure: Does it.
+    """
+
+    heading: str
+    measure: Callable[[Bench], Result]
+
+
+_EXPERIMENTS: Final = {
+    "speed": Experiment("Speed, warm cache", measure_speed),
+    "cold": Experiment("Speed, cold cache", measure_cold),
+    "depth": Experiment("Depth", measure_depth),
+    "shapes": Experiment("Shapes", measure_shapes),
+    "ceilings": Experiment("Ceilings of arithmetic", measure_ceilings),
+    "accuracy": Experiment("Accuracy", measure_accuracy),
+}
 
 
 def main() -> None:
@@ -49,18 +72,22 @@ def main() -> None:
     start = time.perf_counter()
     machine = this_machine()
     _OUT.mkdir(exist_ok=True)
-    results = {name: _measure(name, arguments.rounds) for name in arguments.only}
+    bench = Bench(_OUT, arguments.rounds, _say)
+    wanted = [name for name in _EXPERIMENTS if name in arguments.only]
+    results = {name: _EXPERIMENTS[name].measure(bench) for name in wanted}
     seconds = time.perf_counter() - start
-    report = _report(machine, results, seconds)
+    complete = len(results) == len(_EXPERIMENTS)
+    drawn = _draw(machine, results, _HERE if complete else _OUT)
+    report = _report(machine, results, seconds, drawn)
     print(report)
     _write_json(machine, results, seconds)
-    if set(arguments.only) == set(_EXPERIMENTS):
+    if complete:
         (_HERE / "RESULTS.md").write_text(report)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the speed experiment")
+    parser.add_argument("--rounds", type=int, default=5, help="how often to repeat what is timed")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -68,24 +95,26 @@ def _parse() -> argparse.Namespace:
         default=list(_EXPERIMENTS),
         help="experiments to run; only a run of all of them rewrites RESULTS.md",
     )
-    return parser.parse_args()
-
-
-def _measure(name: str, rounds: int) -> Result:
-    if name == "speed":
-        return measure_speed(_OUT, rounds, _say)
-    measures: Mapping[str, Callable[[Path, Callable[[str], None]], Result]] = {
-        "memory": measure_memory,
-        "accuracy": measure_accuracy,
-    }
-    return measures[name](_OUT, _say)
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds: expected 1 or more")
+    return arguments
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _report(machine: Machine, results: Mapping[str, Result], seconds: float) -> str:
+def _draw(machine: Machine, results: Mapping[str, Result], directory: Path) -> bool:
+    """Draw the picture if there is enough to show; say whether there is."""
+    speed, cold = results.get("speed"), results.get("cold")
+    if not isinstance(speed, Speed) or not isinstance(cold, Cold):
+        return False
+    (directory / _PICTURE).write_text(picture(machine, speed, cold))
+    return True
+
+
+def _report(machine: Machine, results: Mapping[str, Result], seconds: float, drawn: bool) -> str:
     bars = [bar for result in results.values() for bar in result.bars()]
     load = os.getloadavg()[0]
     parts = [
@@ -97,8 +126,10 @@ def _report(machine: Machine, results: Mapping[str, Result], seconds: float) -> 
         "## Required figures\n",
         bars_table(bars),
     ]
+    if drawn:
+        parts.append(f"![Seconds per thousand million weights, by program]({_PICTURE})\n")
     for name, result in results.items():
-        parts += [f"## {_EXPERIMENTS[name]}\n", result.table()]
+        parts += [f"## {_EXPERIMENTS[name].heading}\n", result.table()]
     return "\n".join(parts)
 
 

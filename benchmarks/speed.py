@@ -1,165 +1,202 @@
-"""Speed: a whole process over a pair in the page cache, beside the usual script."""
+"""Speed: whole processes over a pair in the page cache, beside what people use otherwise."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import page_cache
 import quality
-from contenders import LORAGRAFT, RANK, SVD_LOWRANK
+from contenders import LORAGRAFT, LORAGRAFT_AVX2, RANK, SVD_LOWRANK, THREADS
+from field import MERGEKIT, field_of
+from llama import DEEPEST, llama_pair
 from markdown import Bar, table
-from pairs import llama_pair
+from race import race
+from readers import CAT
 from spread import Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
+    from bench import Bench
+    from field import Starter
     from pairs import Pair
     from process import Usage
-    from quality import Quality
+    from quality import Verdict
 
-LAYERS: Final = 4
-_CONTENDERS: Final = (LORAGRAFT, SVD_LOWRANK)
-_TIMES: Final = 3.0
 _OPTIMAL: Final = 1.001
 _MB: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """What the rounds gave, by contender.
+class Entry:
+    """One program and what its rounds gave.
 
     Attributes:
-        pair: Name of the pair.
-        parameters: Weights that were factored.
+        name: What to call it.
+        pair: Name of the pair that it ran on.
+        share: Weights of that pair over those of the whole one.
+        start: Seconds in which it only starts; measured where the share is not 1.
+        usages: Of each round that it took part in.
+        steady: Whether every round gave the same bytes; None for a mere reader.
+        verdict: On its last adapter; None for a mere reader.
+        why_not: Why it did not run, empty if it did.
+    """
+
+    name: str
+    pair: str
+    share: float
+    start: float
+    usages: list[Usage]
+    steady: bool | None
+    verdict: Verdict | None
+    why_not: str
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it ran on a part of the whole pair."""
+        return self.share != 1.0
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds for the whole pair, of each round.
+
+        What ran on a part of it has few rounds, so only its quickest one counts: the start once,
+        and what came after it in proportion.
+        """
+        walls = [usage.wall for usage in self.usages]
+        if not self.scaled:
+            return walls
+        return [self.start + (min(walls) - self.start) / self.share]
+
+    def over(self, other: Entry) -> Spread:
+        """Return its seconds over another's, round by round where it has several."""
+        seconds = self.seconds * len(other.usages) if self.scaled else self.seconds
+        return Spread.ratio(seconds, other.seconds)
+
+    def verdict_row(self) -> list[str]:
+        """Return what came out, as cells of a table."""
+        assert self.verdict is not None
+        energy = self.verdict.energy
+        return [
+            self.name,
+            "" if energy is None else f"{energy:.6f}",
+            f"{self.verdict.first:.6f}",
+            f"{self.verdict.excess:.6f}",
+            f"{max(usage.anonymous for usage in self.usages) / _MB:.0f}",
+            f"{max(usage.disk_read for usage in self.usages) / _MB:.0f}",
+            "yes" if self.steady else "no",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What the rounds gave.
+
+    Attributes:
+        pair: Name of the whole pair.
+        layers: Of it.
+        parameters: Weights in it.
         bytes_read: Of both checkpoints.
-        usages: Of each round.
-        qualities: Of the last round's adapter, by tensor.
-        optima: Smallest possible relative error of the first layer's tensors.
-        steady: Whether every round gave the same bytes.
+        entries: By a key that does not change with versions.
     """
 
     pair: str
+    layers: int
     parameters: int
     bytes_read: int
-    usages: dict[str, list[Usage]]
-    qualities: dict[str, dict[str, Quality]]
-    optima: dict[str, float]
-    steady: dict[str, bool]
+    entries: dict[str, Entry]
 
     def table(self) -> str:
         """Return the comparison in Markdown."""
-        ours, theirs = self.usages.values()
-        bests = [min(usage.wall for usage in usages) for usages in (ours, theirs)]
-        rows = [
-            ["Wall time, s", *self._spreads("wall"), self.ratio("wall").text(2)],
-            [
-                "Wall time of the best round, s",
-                *(f"{best:.2f}" for best in bests),
-                f"{bests[1] / bests[0]:.2f}",
-            ],
-            ["User and system time, s", *self._spreads("cpu"), self.ratio("cpu").text(2)],
-            ["CPU time of other processes meanwhile, s", *self._spreads("others"), ""],
-            *self._memory_rows(ours, theirs),
-            *self._quality_rows(),
-            [
-                "Same bytes in every round",
-                *("yes" if s else "no" for s in self.steady.values()),
-                "",
-            ],
-        ]
-        return table([f"{self.pair}, rank {RANK}", *self.usages, "ratio"], rows)
+        title = f"{self.pair}, rank {RANK}, {THREADS} threads"
+        head = [title, "ran on", "wall time, s", f"all {self.layers} layers, s", "ns per weight"]
+        head += ["over loragraft's", "CPU time, s", "others' CPU, s"]
+        times = table(head, map(self._times, self.entries.values()))
+        head = ["What came out", "energy, all modules", "energy, layer 0"]
+        head += ["worst error / optimum, layer 0", "peak anonymous MB"]
+        head += ["MB from disk", "same bytes every round"]
+        found = [entry.verdict_row() for entry in self.entries.values() if entry.verdict]
+        return f"{times}\n{table(head, found)}"
 
     def bars(self) -> Iterator[Bar]:
         """Compare with what is required."""
-        ratio = self.ratio("wall")
-        yield Bar(
-            "Times faster than svd_lowrank", f"{_TIMES:.0f}", ratio.text(2), ratio.median >= _TIMES
+        yield self._faster("Times faster than svd_lowrank", SVD_LOWRANK.name, 10.0, 15.0)
+        yield self._energy_bar()
+        yield self._faster(
+            "Times faster than mergekit, scaled from one layer", MERGEKIT, 300.0, 500.0
         )
-        ours, theirs = (
-            quality.together(found.values()).energy for found in self.qualities.values()
-        )
-        yield Bar("Energy kept", f"svd_lowrank's {theirs:.6f}", f"{ours:.6f}", ours >= theirs)
-        worst = max(self.excess(LORAGRAFT.name).values())
-        yield Bar(
-            f"Error / optimum on {self.pair}", f"{_OPTIMAL}", f"{worst:.6f}", worst <= _OPTIMAL
-        )
+        over = self.entries[LORAGRAFT.name].over(self.entries[CAT])
+        figure = "Time over that of cat, warm cache"
+        yield Bar.at_most(figure, over.median, 6.0, over.text(2), 3.0)
+        figure = "Times faster than svd_lowrank with LORAGRAFT_ISA=avx2"
+        yield self._faster(figure, SVD_LOWRANK.name, 4.0, 6.0, LORAGRAFT_AVX2.name)
+        excess = self._verdict(LORAGRAFT.name).excess
+        figure = "Error / optimum, every module of layer 0"
+        yield Bar.at_most(figure, excess, _OPTIMAL, f"{excess:.6f}")
 
-    def ratio(self, figure: str) -> Spread:
-        """Return the second contender's figure over the first's, paired by round."""
-        ours, theirs = self.usages.values()
-        pairs = zip(ours, theirs, strict=True)
-        return Spread.of(getattr(b, figure) / getattr(a, figure) for a, b in pairs)
+    def _faster(
+        self, figure: str, theirs: str, required: float, dream: float, ours: str = LORAGRAFT.name
+    ) -> Bar:
+        both = self.entries[theirs], self.entries[ours]
+        for entry in both:
+            if entry.why_not:
+                return Bar.not_run(figure, f"at least {required:g}", entry.why_not)
+        ratio = both[0].over(both[1])
+        return Bar.at_least(figure, ratio.median, required, ratio.text(1), dream)
 
-    def excess(self, contender: str) -> dict[str, float]:
-        """Return error / optimum by tensor, where the optimum is known."""
-        found = self.qualities[contender]
-        return {name: found[name].error / best for name, best in self.optima.items()}
+    def _energy_bar(self) -> Bar:
+        ours, theirs = (self._verdict(each.name).energy for each in (LORAGRAFT, SVD_LOWRANK))
+        assert ours is not None
+        assert theirs is not None
+        return Bar("Energy kept", f"svd_lowrank's {theirs:.6f}", f"{ours:.6f}", ours >= theirs)
 
-    def _spreads(self, figure: str) -> list[str]:
+    def _verdict(self, name: str) -> Verdict:
+        verdict = self.entries[name].verdict
+        assert verdict is not None
+        return verdict
+
+    def _times(self, entry: Entry) -> list[str]:
+        if not entry.usages:
+            return [entry.name, f"not run: {entry.why_not}", *[""] * 6]
+        whole = Spread.of(entry.seconds)
+        over = entry.over(self.entries[LORAGRAFT.name])
         return [
-            Spread.of(getattr(usage, figure) for usage in usages).text(2)
-            for usages in self.usages.values()
+            entry.name,
+            entry.pair,
+            Spread.of(usage.wall for usage in entry.usages).text(2),
+            f"{whole.text(0)}, scaled" if entry.scaled else whole.text(2),
+            f"{whole.median / self.parameters * 1e9:.2f}",
+            "" if entry.name == LORAGRAFT.name else over.text(2),
+            Spread.of(usage.cpu for usage in entry.usages).text(2),
+            Spread.of(usage.others for usage in entry.usages).text(2),
         ]
 
-    def _memory_rows(self, ours: list[Usage], theirs: list[Usage]) -> Iterator[list[str]]:
-        peaks = [max(usage.anonymous for usage in usages) for usages in (ours, theirs)]
-        cells = [f"{peak / _MB:.0f}" for peak in peaks]
-        yield ["Peak anonymous memory, MB", *cells, f"{peaks[1] / peaks[0]:.2f}"]
-        disk = [f"{max(u.disk_read for u in usages) / _MB:.0f}" for usages in (ours, theirs)]
-        yield ["Read from disk, MB (0: warm cache)", *disk, ""]
 
-    def _quality_rows(self) -> Iterator[list[str]]:
-        whole = [quality.together(found.values()) for found in self.qualities.values()]
-        yield ["Energy kept, all modules", *(f"{q.energy:.6f}" for q in whole), ""]
-        ours, theirs = self.qualities.values()
-        gains = [ours[name].energy - theirs[name].energy for name in ours]
-        yield [
-            "Least and largest gain of energy in a module",
-            f"{min(gains):.1e}, {max(gains):.1e}",
-            "",
-            "",
-        ]
-        worst = [max(self.excess(name).values()) for name in self.qualities]
-        yield ["Error / optimum, worst of layer 0", *(f"{value:.6f}" for value in worst), ""]
+def measure_speed(bench: Bench) -> Speed:
+    """Run everybody in turn, round after round."""
+    bench.say(f"inputs: pairs of {DEEPEST} layers and of one")
+    whole, one = (llama_pair(bench.pairs, layers) for layers in (DEEPEST, 1))
+    starters = field_of(bench, whole, one)
+    page_cache.warm(whole.files + one.files)
+    race(bench, "speed", [starter.racer for starter in starters])
+    bench.say("speed: judging the adapters")
+    entries = {starter.key: _entry(starter, whole) for starter in starters}
+    return Speed(whole.name, whole.layers, whole.parameters, whole.nbytes, entries)
 
 
-def measure_speed(out: Path, rounds: int, say: Callable[[str], None]) -> Speed:
-    """Run the contenders in turn, round after round.
-
-    Args:
-        out: Where inputs are kept and adapters go.
-        rounds: How often.
-        say: Told what is going on.
-    """
-    say(f"inputs: a pair of {LAYERS} layers")
-    pair = llama_pair(out / "pairs", LAYERS)
-    adapters = {contender.name: out / "adapters" / contender.name for contender in _CONTENDERS}
-    usages: dict[str, list[Usage]] = {name: [] for name in adapters}
-    digests: dict[str, set[str]] = {name: set() for name in adapters}
-    bytes_read = warm(pair)
-    for number in range(rounds):
-        for contender in _CONTENDERS:
-            usage = contender.extract(pair, adapters[contender.name])
-            say(f"speed: round {number + 1}, {contender.name}: {usage.wall:.2f} s")
-            usages[contender.name].append(usage)
-            tensors = adapters[contender.name] / "adapter_model.safetensors"
-            digests[contender.name].add(hashlib.sha256(tensors.read_bytes()).hexdigest())
-    say("speed: judging the adapters")
-    qualities = quality.measure(pair, adapters)
-    first = [name for name in qualities[LORAGRAFT.name] if ".layers.0." in name]
-    optima = {name: quality.optimum(pair, name, RANK) for name in first}
-    steady = {name: len(seen) == 1 for name, seen in digests.items()}
-    return Speed(pair.name, pair.parameters, bytes_read, usages, qualities, optima, steady)
-
-
-def warm(pair: Pair) -> int:
-    """Read a pair once, so that it lies in the page cache; return its size in bytes."""
-    total = 0
-    for side in (pair.base, pair.tuned):
-        with (side / "model.safetensors").open("rb", buffering=0) as file:
-            while block := file.read(2**24):
-                total += len(block)
-    return total
+def _entry(starter: Starter, whole: Pair) -> Entry:
+    racer = starter.racer
+    verdict = None
+    if racer.adapter is not None and racer.usages:
+        verdict = quality.judge(whole, racer.adapter, RANK, complete=starter.judged_whole)
+    return Entry(
+        name=racer.name,
+        pair=starter.pair.name,
+        share=starter.pair.parameters / whole.parameters,
+        start=starter.start,
+        usages=racer.usages,
+        steady=None if racer.adapter is None else len(racer.digests) == 1,
+        verdict=verdict,
+        why_not=racer.why_not,
+    )

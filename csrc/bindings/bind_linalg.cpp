@@ -34,7 +34,8 @@ py::tuple truncated_svd_stack(const FloatStack& stack, std::size_t rank, std::si
                                              {.rank = rank,
                                               .oversampling = oversampling,
                                               .power_iterations = power_iterations,
-                                              .key = key + i},
+                                              .key = key + i,
+                                              .arithmetic = Arithmetic::floats},
                                              run);
       std::copy_n(svd.u.data(), svd.u.size(), us[i].data);
       std::copy_n(svd.vt.data(), svd.vt.size(), vts[i].data);

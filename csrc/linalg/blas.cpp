@@ -3,6 +3,7 @@
 #include <cblas.h>
 #include <lapacke.h>
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -90,6 +91,26 @@ void svd(MatrixView<double> a, MatrixView<double> u, double* s, MatrixView<doubl
   // LAPACK reads row-major a as its transpose, whose left vectors are the rows of vt.
   check(scipy_LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', narrow(a.cols), narrow(a.rows), a.data,
                              narrow(a.ld), s, vt.data, narrow(vt.ld), u.data, narrow(u.ld)),
+        "dgesdd");
+}
+
+void eigen(MatrixView<double> a, double* values, MatrixView<double> v) {
+  silence_threads();
+  const std::size_t n = a.rows;
+  // Row-major upper is column-major lower; LAPACK's columns, increasing, are the rows here.
+  check(scipy_LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', narrow(n), a.data, narrow(a.ld), values),
+        "dsyevd");
+  std::reverse(values, values + n);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) v.row(i)[j] = a.row(n - 1 - j)[i];
+  }
+}
+
+void singular_values(MatrixView<double> a, double* s) {
+  silence_threads();
+  const lapack_int n = narrow(a.rows);
+  check(scipy_LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'N', n, n, a.data, narrow(a.ld), s, nullptr, n,
+                             nullptr, n),
         "dgesdd");
 }
 

@@ -29,6 +29,13 @@ bool cholesky(MatrixView<double> g);
 // Inverse of an upper triangle, in place.
 void invert_upper(MatrixView<double> r);
 
+// Eigenvalues of a symmetric matrix (n, n), destroyed, decreasing, and eigenvectors: a = v diag v^T.
+// Only the upper triangle is read.
+void eigen(MatrixView<double> a, double* values, MatrixView<double> v);
+
+// Singular values of a square matrix, destroyed, decreasing.
+void singular_values(MatrixView<double> a, double* s);
+
 // Thin singular value decomposition of a, destroyed: u (m, k), s (k), vt (k, n), k = min(m, n).
 void svd(MatrixView<double> a, MatrixView<double> u, double* s, MatrixView<double> vt);
 

@@ -1,11 +1,14 @@
 #include "linalg/factors.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
+
+#include "simd/isa.hpp"
 
 namespace loragraft {
 namespace {
@@ -16,36 +19,27 @@ constexpr double kF16Loss = 0x1p-11;
 
 std::vector<std::byte> cast(std::span<const float> values, DType dtype) {
   std::vector<std::byte> out(checked_mul(values.size(), size_of(dtype)));
-  if (dtype == DType::f32) {
-    std::memcpy(out.data(), values.data(), out.size());
-    return out;
-  }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint16_t bits = dtype == DType::f16 ? narrow_f16(values[i]) : narrow_bf16(values[i]);
-    std::memcpy(out.data() + 2 * i, &bits, 2);
-  }
+  kernels().narrow[static_cast<std::size_t>(dtype)](values.data(), out.data(), values.size());
   return out;
-}
-
-// The values that `cast` stored.
-void round_through(std::span<float> values, DType dtype) {
-  if (dtype == DType::f32) return;
-  for (float& x : values) {
-    x = dtype == DType::f16 ? widen_f16(narrow_f16(x)) : widen_bf16(narrow_bf16(x));
-  }
 }
 
 // What casting to fp16 loses is no more than its precision promises.
 bool f16_is_safe(std::span<const float> values) {
+  constexpr std::size_t kBlock = 1024;
+  constexpr auto kF16 = static_cast<std::size_t>(DType::f16);
+  std::array<std::byte, 2 * kBlock> stored;
+  std::array<float, kBlock> rounded;
   double loss = 0.0;
   double total = 0.0;
-  for (const float x : values) {
-    const float rounded = widen_f16(narrow_f16(x));
-    if (!std::isfinite(rounded)) return false;
-    loss += static_cast<double>(x - rounded) * static_cast<double>(x - rounded);
-    total += static_cast<double>(x) * static_cast<double>(x);
+  for (std::size_t i = 0; i < values.size(); i += kBlock) {
+    const std::span part = values.subspan(i, std::min(kBlock, values.size() - i));
+    kernels().narrow[kF16](part.data(), stored.data(), part.size());
+    kernels().widen[kF16](stored.data(), rounded.data(), part.size());
+    std::transform(part.begin(), part.end(), rounded.begin(), rounded.begin(), std::minus<>());
+    loss += kernels().sum_squares(rounded.data(), part.size());
+    total += kernels().sum_squares(part.data(), part.size());
   }
-  return loss <= kF16Loss * kF16Loss * total;
+  return std::isfinite(loss) && loss <= kF16Loss * kF16Loss * total;
 }
 
 DType choose_dtype(const FactorFormat& format, std::span<const float> a, std::span<const float> b) {
@@ -69,14 +63,17 @@ Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorForm
   Factors out{.stored = {},
               .right = Matrix<float>(rank, svd.vt.cols()),
               .left = Matrix<float>(svd.u.rows(), rank)};
+  std::vector<double> roots(rank);
+  for (std::size_t k = 0; k < rank; ++k) roots[k] = std::sqrt(svd.s[k] / format.scaling);
+  const auto scaled = [](float x, double root) { return static_cast<float>(root * x); };
   for (std::size_t k = 0; k < rank; ++k) {
-    const double root = std::sqrt(svd.s[k] / format.scaling);
-    for (std::size_t j = 0; j < svd.vt.cols(); ++j) {
-      out.right.row(k)[j] = static_cast<float>(root * svd.vt.row(k)[j]);
-    }
-    for (std::size_t i = 0; i < svd.u.rows(); ++i) {
-      out.left.row(i)[k] = static_cast<float>(root * svd.u.row(i)[k]);
-    }
+    const float* const row = svd.vt.row(k);
+    std::transform(row, row + svd.vt.cols(), out.right.row(k),
+                   [&, root = roots[k]](float x) { return scaled(x, root); });
+  }
+  for (std::size_t i = 0; i < svd.u.rows(); ++i) {
+    const float* const row = svd.u.row(i);
+    std::transform(row, row + rank, roots.begin(), out.left.row(i), scaled);
   }
   const std::span right(out.right.data(), out.right.size());
   const std::span left(out.left.data(), out.left.size());
@@ -94,8 +91,10 @@ Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorForm
   out.stored.rank = rank;
   out.stored.lora_a = cast(right, dtype);
   out.stored.lora_b = cast(left, dtype);
-  round_through(right, dtype);
-  round_through(left, dtype);
+  // Back to the values that were stored.
+  const auto widen = kernels().widen[static_cast<std::size_t>(dtype)];
+  widen(out.stored.lora_a.data(), right.data(), right.size());
+  widen(out.stored.lora_b.data(), left.data(), left.size());
   for (float& x : left) x *= scale;
   return out;
 }

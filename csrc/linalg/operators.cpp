@@ -61,12 +61,6 @@ Groups group_slabs(std::size_t rows) {
   return {slabs, per_group, ceil_div(slabs, per_group)};
 }
 
-void add_sums(TileSums& total, const TileSums& part) {
-  total.delta += part.delta;
-  total.base += part.base;
-  total.binade += part.binade;
-}
-
 TileSums ordered_total(const std::vector<TileSums>& parts) {
   TileSums total;
   for (const TileSums& part : parts) add_sums(total, part);
@@ -250,6 +244,18 @@ double LinearOperator::residual(MatrixView<const float> left, MatrixView<const f
     }
   });
   return std::accumulate(parts.begin(), parts.end(), 0.0);
+}
+
+void LinearOperator::visit_rows(
+    std::size_t first, std::size_t count, TileSums* sums,
+    const std::function<void(std::size_t row, float* entries)>& visit) const {
+  float* const row = slab_scratch(checked_add(cols_, kByteUnit));
+  const Slab slab = open_slab(first, count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const Tile tile{row, 0, first + i, 1, 0, cols_};
+    form_rows(slab, i, tile, sums);
+    visit(first + i, row);
+  }
 }
 
 TileSums LinearOperator::measure(const Run& run) const {

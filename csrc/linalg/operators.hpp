@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "base/dtype.hpp"
 #include "base/parallel.hpp"
 #include "base/views.hpp"
+#include "base/workspaces.hpp"
 #include "io/mapped_file.hpp"
 #include "simd/kernels.hpp"
 
@@ -25,10 +27,11 @@ struct StoredMatrix {
   }
 };
 
-// Threads, cancellation and progress of one computation.
+// What a computation runs on: threads, a way to stop it, and memory to borrow.
 struct Run {
   ThreadPool& pool;
   const CancelToken& cancel;
+  Workspaces* workspaces = nullptr;
 };
 
 // A matrix known by its products with skinny ones. Implementations form it tile by tile; the
@@ -64,6 +67,11 @@ class LinearOperator {
 
   // Every entry, in double precision, into out (m, n).
   void materialize(MatrixView<double> out, const Run& run) const;
+
+  // Form rows [first, first + count) one after the other, whole, and show each to `visit`; the row
+  // is followed by room for a cache line. `sums` as in `times`.
+  void visit_rows(std::size_t first, std::size_t count, TileSums* sums,
+                  const std::function<void(std::size_t row, float* entries)>& visit) const;
 
   // A power of two that every formed entry is multiplied by; keeps products of extreme matrices
   // within the range of float.

@@ -7,6 +7,8 @@
 #include <numeric>
 
 #include "linalg/blas.hpp"
+#include "linalg/gram.hpp"
+#include "simd/isa.hpp"
 
 namespace loragraft {
 namespace {
@@ -25,18 +27,6 @@ void for_each_block(MatrixView<float> y, F visit) {
   for (std::size_t i = 0; i < y.rows; i += kBlock) {
     visit(MatrixView<float>{y.row(i), std::min(kBlock, y.rows - i), y.cols, y.ld});
   }
-}
-
-Matrix<double> gram(MatrixView<float> y) {
-  Matrix<double> g(y.cols, y.cols);
-  g.fill(0.0);
-  const Matrix<double> wide(kBlock, y.cols);
-  for_each_block(y, [&](MatrixView<float> block) {
-    const MatrixView<double> rows{wide.data(), block.rows, block.cols, block.cols};
-    widen_rows(block, rows);
-    add_gram(rows, g.view());
-  });
-  return g;
 }
 
 void multiply_right(MatrixView<float> y, MatrixView<const double> right) {
@@ -101,7 +91,39 @@ Matrix<double> householder(MatrixView<float> y) {
   return r;
 }
 
+void multiply_right_roughly(MatrixView<float> y, MatrixView<const double> right) {
+  constexpr std::size_t kRows = 120;
+  const Matrix<float> narrow(y.cols, y.cols);
+  std::transform(right.data, right.data + narrow.size(), narrow.data(),
+                 [](double x) { return static_cast<float>(x); });
+  const Matrix<float> product(kRows, y.cols);
+  for (std::size_t i = 0; i < y.rows; i += kRows) {
+    const std::size_t rows = std::min(kRows, y.rows - i);
+    product.fill(0.0F);
+    kernels().skinny(y.row(i), y.ld, 1, rows, y.cols, narrow.data(), y.cols, product.data(), y.cols,
+                     y.cols);
+    for (std::size_t r = 0; r < rows; ++r) std::copy_n(product.row(r), y.cols, y.row(i + r));
+  }
+}
+
 }  // namespace
+
+Matrix<double> orthonormalize_roughly(MatrixView<float> y) {
+  // Beyond it, rounding of the Gram matrix shows: its share grows with the square.
+  constexpr double kRoughCondition = 100.0;
+  Matrix<double> r = rough_gram(y);
+  if (!cholesky(r.view())) return orthonormalize(y);
+  Matrix<double> inverse(r.rows(), r.cols());
+  std::copy_n(r.data(), r.size(), inverse.data());
+  const double norm_square = frobenius_square(r);
+  if (!well_conditioned(r.view())) return orthonormalize(y);
+  invert_upper(inverse.view());
+  const double condition_square = norm_square * frobenius_square(inverse);
+  const auto columns = static_cast<double>(y.cols);
+  if (condition_square > kRoughCondition * kRoughCondition * columns) return orthonormalize(y);
+  multiply_right_roughly(y, inverse.view());
+  return r;
+}
 
 void divide_right(MatrixView<float> y, const Matrix<double>& r) {
   const Matrix<double> inverse(r.rows(), r.cols());

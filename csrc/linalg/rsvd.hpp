@@ -9,11 +9,17 @@
 
 namespace loragraft {
 
+// In what numbers a subspace is sought. `automatic` iterates in bytes where the machine is fast at
+// that, for as long as their error is of no account beside what the result leaves out; see
+// byte_iteration.hpp.
+enum class Arithmetic : std::uint8_t { automatic, floats };
+
 struct SvdOptions {
   std::size_t rank = 0;
   std::size_t oversampling = 8;
   std::optional<std::size_t> power_iterations;  // unset: until the captured energy has settled
   std::uint64_t key = 0;                        // of the sketch
+  Arithmetic arithmetic = Arithmetic::automatic;
 };
 
 // A ~ u diag(s) vt, the leading k singular triplets, s decreasing, the largest |u| entry of each

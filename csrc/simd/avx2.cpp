@@ -24,23 +24,49 @@ struct Vec {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
+  void store_bf16(unsigned short* p) const {
+    const __m256i bits = _mm256_castps_si256(value);
+    const __m256i high = _mm256_srli_epi32(bits, 16);
+    const __m256i even = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i bias = _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+    const __m256i halves = _mm256_blendv_epi8(rounded, quiet, nan);
+    // Packing works within 128-bit lanes: bring the two halves together.
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
+  void store_f16(unsigned short* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+  }
   [[nodiscard]] Vec binade() const {
     return {_mm256_and_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32(0x7F800000)))};
   }
 
+  [[nodiscard]] Vec magnitude() const {
+    return {_mm256_and_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF)))};
+  }
+
   friend Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
   friend Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
+  friend Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
   friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.value, b.value)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 
-  struct Squares {
+  struct Sums {
     __m256d low = _mm256_setzero_pd();
     __m256d high = _mm256_setzero_pd();
+    static __m256d front(Vec x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x.value)); }
+    static __m256d back(Vec x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x.value, 1)); }
     void add(Vec x) {
-      const __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x.value));
-      const __m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(x.value, 1));
-      low = _mm256_fmadd_pd(a, a, low);
-      high = _mm256_fmadd_pd(b, b, high);
+      low = _mm256_add_pd(low, front(x));
+      high = _mm256_add_pd(high, back(x));
+    }
+    void add_square(Vec x) {
+      low = _mm256_fmadd_pd(front(x), front(x), low);
+      high = _mm256_fmadd_pd(back(x), back(x), high);
     }
     [[nodiscard]] double total() const {
       double lanes[4];
@@ -50,15 +76,109 @@ struct Vec {
   };
 };
 
+struct Bytes {
+  static constexpr float kLimit = 64.0F;
+  static constexpr std::size_t kTall = 5;  // 10 accumulators, 2 operands, 1 broadcast, 2 temporary
+  static constexpr std::size_t kShort = 4;
+  static constexpr std::size_t kSplit = 32;
+
+  struct Ints {
+    __m256i value;
+
+    static Ints zero() { return {_mm256_setzero_si256()}; }
+    static Ints load(const std::int32_t* p) {
+      return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+    }
+    static Ints round(Vec x) { return {_mm256_cvtps_epi32(x.value)}; }
+    [[nodiscard]] Vec to_vec() const { return {_mm256_cvtepi32_ps(value)}; }
+    [[nodiscard]] Ints times_128() const { return {_mm256_slli_epi32(value, 7)}; }
+    void store(std::int32_t* p) const {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value);
+    }
+    friend Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.value, b.value)}; }
+    friend Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.value, b.value)}; }
+  };
+
+  struct Quad {
+    __m256i value;
+
+    static Quad load(const std::int8_t* p) {
+      return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+    }
+    static Quad broadcast(const std::uint8_t* p) {
+      std::int32_t bytes;
+      __builtin_memcpy(&bytes, p, sizeof(bytes));
+      return {_mm256_set1_epi32(bytes)};
+    }
+  };
+
+  static Ints dot(Ints sum, Quad a, Quad b) {
+    const __m256i pairs = _mm256_maddubs_epi16(a.value, b.value);
+    return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+  }
+
+  // The low bytes of four registers, lane by lane.
+  static void store_quads(const Ints (&rows)[4], std::int8_t* out) {
+    const __m256i byte = _mm256_set1_epi32(0xFF);
+    const __m256i first = _mm256_and_si256(rows[0].value, byte);
+    const __m256i second = _mm256_slli_epi32(_mm256_and_si256(rows[1].value, byte), 8);
+    const __m256i third = _mm256_slli_epi32(_mm256_and_si256(rows[2].value, byte), 16);
+    const __m256i fourth = _mm256_slli_epi32(rows[3].value, 24);
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(out),
+        _mm256_or_si256(_mm256_or_si256(first, second), _mm256_or_si256(third, fourth)));
+  }
+
+  static void split(const float* in, Vec factor, std::uint8_t* high, std::uint8_t* low) {
+    const auto rounded = [&](std::size_t i) {
+      return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + 8 * i), factor.value));
+    };
+    const __m256i offset = _mm256_set1_epi16(static_cast<short>(0x8080));
+    const __m256i byte = _mm256_set1_epi16(0xFF);
+    const __m256i front = _mm256_add_epi16(_mm256_packs_epi32(rounded(0), rounded(1)), offset);
+    const __m256i back = _mm256_add_epi16(_mm256_packs_epi32(rounded(2), rounded(3)), offset);
+    const __m256i highs =
+        _mm256_packus_epi16(_mm256_srli_epi16(front, 8), _mm256_srli_epi16(back, 8));
+    const __m256i lows =
+        _mm256_packus_epi16(_mm256_and_si256(front, byte), _mm256_and_si256(back, byte));
+    // Packing works within 128-bit lanes: put the groups of four back in order.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(high),
+                        _mm256_permutevar8x32_epi32(highs, order));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm256_permutevar8x32_epi32(lows, order));
+  }
+
+  static void interleave(const std::uint8_t* in, std::size_t ld, std::uint8_t* out) {
+    for (std::size_t half = 0; half < kByteUnit; half += 32) {
+      const auto row = [&](std::size_t i) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i * ld + half));
+      };
+      const __m256i ab_low = _mm256_unpacklo_epi8(row(0), row(1));
+      const __m256i ab_high = _mm256_unpackhi_epi8(row(0), row(1));
+      const __m256i cd_low = _mm256_unpacklo_epi8(row(2), row(3));
+      const __m256i cd_high = _mm256_unpackhi_epi8(row(2), row(3));
+      const auto put = [&](std::size_t q, __m256i value) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + q * kByteUnit + half), value);
+      };
+      put(0, _mm256_unpacklo_epi16(ab_low, cd_low));
+      put(1, _mm256_unpackhi_epi16(ab_low, cd_low));
+      put(2, _mm256_unpacklo_epi16(ab_high, cd_high));
+      put(3, _mm256_unpackhi_epi16(ab_high, cd_high));
+    }
+  }
+};
+
 }  // namespace
 }  // namespace loragraft
 
 #include "simd/kernels_impl.hpp"
+#include "simd/bytes_impl.hpp"
 
 namespace loragraft {
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels kTable = make_kernels("avx2");
+  static constexpr ByteKernels kBytes = make_byte_kernels();
+  static constexpr Kernels kTable = make_kernels("avx2", &kBytes);
   return kTable;
 }
 

@@ -44,6 +44,12 @@ struct Vec {
     return each([&](std::size_t i) { return widen_f16(bits[i]); });
   }
   void store(float* p) const { __builtin_memcpy(p, value, sizeof(value)); }
+  void store_bf16(unsigned short* p) const {
+    for (std::size_t i = 0; i < kLanes; ++i) p[i] = narrow_bf16(value[i]);
+  }
+  void store_f16(unsigned short* p) const {
+    for (std::size_t i = 0; i < kLanes; ++i) p[i] = narrow_f16(value[i]);
+  }
   [[nodiscard]] Vec binade() const {
     return each([this](std::size_t i) {
       unsigned bits;
@@ -65,9 +71,12 @@ struct Vec {
     return each([&](std::size_t i) { return a.value[i] * b.value[i] + c.value[i]; });
   }
 
-  struct Squares {
+  struct Sums {
     double sum[kLanes] = {};
     void add(const Vec& x) {
+      for (std::size_t i = 0; i < kLanes; ++i) sum[i] += static_cast<double>(x.value[i]);
+    }
+    void add_square(const Vec& x) {
       for (std::size_t i = 0; i < kLanes; ++i) {
         sum[i] += static_cast<double>(x.value[i]) * static_cast<double>(x.value[i]);
       }
@@ -84,7 +93,7 @@ struct Vec {
 namespace loragraft {
 
 const Kernels& kernels_baseline() {
-  static constexpr Kernels kTable = make_kernels("baseline");
+  static constexpr Kernels kTable = make_kernels("baseline", nullptr);
   return kTable;
 }
 

@@ -16,6 +16,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 const Kernels& choose() {
@@ -31,6 +32,7 @@ std::vector<std::string> available_isas() {
 #ifdef LORAGRAFT_X86
   if (has_avx2()) names.emplace_back("avx2");
   if (has_avx512()) names.emplace_back("avx512");
+  if (has_avx512vnni()) names.emplace_back("avx512vnni");
 #endif
   return names;
 }
@@ -43,6 +45,7 @@ const Kernels& kernels_named(const std::string& name) {
 #ifdef LORAGRAFT_X86
     if (name == "avx2") return kernels_avx2();
     if (name == "avx512") return kernels_avx512();
+    if (name == "avx512vnni") return kernels_avx512vnni();
 #endif
     return kernels_baseline();
   }

@@ -3,15 +3,23 @@
 #include <cstddef>
 
 #include "base/dtype.hpp"
+#include "simd/bytes.hpp"
 
 namespace loragraft {
 
-// Sums over the elements of a tile, in double precision.
+// Sums over the elements of a tile, in double precision; of the last two, squares of four elements
+// are added in single precision first, which is good to 2^-22 at the very worst.
 struct TileSums {
   double delta = 0.0;   // of (tuned - base)^2
   double base = 0.0;    // of base^2
   double binade = 0.0;  // of 4^exponent(tuned): times 4^-mantissa_bits it is the sum of ulp^2
 };
+
+inline void add_sums(TileSums& total, const TileSums& part) {
+  total.delta += part.delta;
+  total.base += part.base;
+  total.binade += part.binade;
+}
 
 // Widths of skinny operands are multiples of this on every ISA, so that shapes do not depend on it.
 inline constexpr std::size_t kWidthUnit = 16;
@@ -22,6 +30,9 @@ struct Kernels {
 
   // out[i] = float(in[i]); exact.
   void (*widen[kDTypes])(const std::byte* in, float* out, std::size_t n);
+
+  // out[i] = in[i], rounded to nearest even; overflow gives Inf.
+  void (*narrow[kDTypes])(const float* in, std::byte* out, std::size_t n);
 
   // out[i] = float(tuned[i]) - float(base[i]), indexed [base dtype][tuned dtype].
   void (*delta[kDTypes][kDTypes])(const std::byte* base, const std::byte* tuned, float* out,
@@ -39,6 +50,9 @@ struct Kernels {
 
   // Sum of squares in double precision.
   double (*sum_squares)(const float* values, std::size_t n);
+
+  // Null where integer products are not faster than float ones.
+  const ByteKernels* bytes;
 };
 
 inline constexpr std::size_t kStepBlock = 256;
@@ -47,6 +61,7 @@ const Kernels& kernels_baseline();
 #ifdef LORAGRAFT_X86
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512vnni();
 #endif
 
 }  // namespace loragraft

@@ -5,8 +5,9 @@
 // included: the linker would keep one copy for all, perhaps one this machine cannot run.
 //
 // Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
-// add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, binade (clears sign and mantissa),
-// and a nested Squares {add(Vec), total()} that sums squares in double precision.
+// add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, store_bf16 and store_f16 (to nearest
+// even), binade (clears sign and mantissa), for arithmetic on bytes mul and magnitude (clears the sign),
+// and a nested Sums {add(Vec), add_square(Vec), total()} in double precision.
 
 namespace loragraft {
 namespace {
@@ -56,6 +57,30 @@ void widen(const std::byte* in, float* out, std::size_t n) {
   if (i < n) store_part(out + i, load_part<D>(in + i * size_of(D), n - i), n - i);
 }
 
+template <DType D>
+void store_as(Vec value, std::byte* out) {
+  if constexpr (D == DType::bf16) {
+    value.store_bf16(reinterpret_cast<unsigned short*>(out));
+  } else if constexpr (D == DType::f16) {
+    value.store_f16(reinterpret_cast<unsigned short*>(out));
+  } else {
+    value.store(reinterpret_cast<float*>(out));
+  }
+}
+
+template <DType D>
+void narrow(const float* in, std::byte* out, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    store_as<D>(Vec::load(in + i), out + i * size_of(D));
+  }
+  if (i == n) return;
+  typename Stored<D>::Type padded[Vec::kLanes];
+  store_as<D>(load_part<DType::f32>(reinterpret_cast<const std::byte*>(in + i), n - i),
+              reinterpret_cast<std::byte*>(padded));
+  __builtin_memcpy(out + i * size_of(D), padded, (n - i) * size_of(D));
+}
+
 template <DType B, DType T>
 void delta(const std::byte* base, const std::byte* tuned, float* out, std::size_t n) {
   std::size_t i = 0;
@@ -83,14 +108,14 @@ Vec binade_of(Vec value) {
 template <DType B, DType T>
 void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::size_t n,
                 TileSums& sums) {
-  Vec::Squares delta_squares;
-  Vec::Squares base_squares;
-  Vec::Squares binade_squares;
+  Vec::Sums delta_squares;
+  Vec::Sums base_squares;
+  Vec::Sums binade_squares;
   const auto take = [&](Vec b, Vec t) {
     const Vec d = sub(t, b);
-    delta_squares.add(d);
-    base_squares.add(b);
-    binade_squares.add(binade_of<T>(t));
+    delta_squares.add_square(d);
+    base_squares.add_square(b);
+    binade_squares.add_square(binade_of<T>(t));
     return d;
   };
   std::size_t i = 0;
@@ -177,11 +202,11 @@ inline void skinny(const float* a, std::size_t row_stride, std::size_t step_stri
 }
 
 inline double sum_squares(const float* values, std::size_t n) {
-  Vec::Squares squares;
+  Vec::Sums squares;
   std::size_t i = 0;
-  for (; i + Vec::kLanes <= n; i += Vec::kLanes) squares.add(Vec::load(values + i));
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) squares.add_square(Vec::load(values + i));
   if (i < n) {
-    squares.add(load_part<DType::f32>(reinterpret_cast<const std::byte*>(values + i), n - i));
+    squares.add_square(load_part<DType::f32>(reinterpret_cast<const std::byte*>(values + i), n - i));
   }
   return squares.total();
 }
@@ -196,17 +221,21 @@ constexpr void fill_row(Kernels& table, std::size_t row) {
   table.delta_sums[row][2] = delta_sums<B, DType::f32>;
 }
 
-constexpr Kernels make_kernels(const char* name) {
+constexpr Kernels make_kernels(const char* name, const ByteKernels* bytes) {
   Kernels table{};
   table.name = name;
   table.widen[0] = widen<DType::bf16>;
   table.widen[1] = widen<DType::f16>;
   table.widen[2] = widen<DType::f32>;
+  table.narrow[0] = narrow<DType::bf16>;
+  table.narrow[1] = narrow<DType::f16>;
+  table.narrow[2] = narrow<DType::f32>;
   fill_row<DType::bf16>(table, 0);
   fill_row<DType::f16>(table, 1);
   fill_row<DType::f32>(table, 2);
   table.skinny = skinny;
   table.sum_squares = sum_squares;
+  table.bytes = bytes;
   return table;
 }
 

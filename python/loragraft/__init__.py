@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from loragraft.merging import merge
     from loragraft.verification import verify
 
-    __version__: str
-
 __all__ = [
     "Extraction",
     "__version__",
@@ -27,6 +25,9 @@ __all__ = [
     "merge",
     "verify",
 ]
+
+#: Packaging reads it here; to ask the installation for it would take longer than to work.
+__version__ = "0.1.0"
 
 _HOMES = {
     "Extraction": "loragraft.extraction",
@@ -51,8 +52,6 @@ def __getattr__(name: str) -> object:
         value = getattr(import_module(_HOMES[name]), name)
     elif name in _MODULES:
         value = import_module(f"{__name__}.{name}")
-    elif name == "__version__":
-        value = _installed_version()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -61,12 +60,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-    try:
-        return version("loragraft")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.architecture.modules import Role
 from loragraft.errors import MismatchError
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPair:
+class TensorPair(NamedTuple):
     """One tensor name and what either side stores under it.
 
     Attributes:

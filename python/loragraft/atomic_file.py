@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -189,7 +188,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def _temporary_name(directory: Path) -> Path:
-    return directory / f".loragraft-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    return directory / f".loragraft-{os.getpid()}-{os.urandom(8).hex()}.tmp"
 
 
 def _can_be_anonymous(directory: Path) -> bool:

@@ -17,13 +17,12 @@ from loragraft.natural_order import natural_key
 from loragraft.safetensors_header import read_identified_header
 from loragraft.shard_index import INDEX_NAME, ShardIndex, read_index
 from loragraft.tensor_entry import TensorEntry
-from loragraft.tensor_reader import TensorReader
 from loragraft.wording import quoted, reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Checkpoint", "TensorEntry", "TensorReader", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 
 _SUFFIX: Final = ".safetensors"
 _SINGLE_NAME: Final = "model.safetensors"

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from loragraft.errors import FormatError, UsageError
@@ -80,7 +79,6 @@ def check_space(output: Path, needed: int) -> None:
         )
 
 
-@dataclass(slots=True)
 class Destination:
     """An output directory in use: what is written there goes away again on an error.
 
@@ -92,11 +90,12 @@ class Destination:
         written: Files to take back if the work fails.
     """
 
-    directory: Path
-    force: bool = True
-    written: list[Path] = field(default_factory=list)
-    _made: list[Path] = field(default_factory=list)
-    _lock: int = -1
+    def __init__(self, directory: Path, force: bool = True) -> None:
+        self.directory = directory
+        self.force = force
+        self.written: list[Path] = []
+        self._made: list[Path] = []
+        self._lock = -1
 
     def __enter__(self) -> Self:
         for place in (self.directory, *self.directory.absolute().parents):

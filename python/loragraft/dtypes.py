@@ -1,57 +1,19 @@
-"""The number formats of safetensors files: codes, sizes, and conversion with NumPy alone.
+"""Conversion between the formats of weights, with NumPy alone.
 
 bfloat16 is not a NumPy type, so its values travel as ``uint16`` bit patterns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loragraft.errors import FormatError
+from loragraft.number_formats import WEIGHT_DTYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, slots=True)
-class DType:
-    """One safetensors dtype: its code, its size in bits, and the NumPy type of its storage."""
-
-    code: str
-    bits: int
-    storage: str
-
-
-_TABLE: Final = (
-    DType("F64", 64, "<f8"),
-    DType("F32", 32, "<f4"),
-    DType("F16", 16, "<f2"),
-    DType("BF16", 16, "<u2"),
-    DType("F8_E4M3", 8, "<u1"),
-    DType("F8_E5M2", 8, "<u1"),
-    DType("F8_E8M0", 8, "<u1"),
-    DType("F8_E4M3FNUZ", 8, "<u1"),
-    DType("F8_E5M2FNUZ", 8, "<u1"),
-    DType("F4", 4, "<u1"),
-    DType("F6_E2M3", 6, "<u1"),
-    DType("F6_E3M2", 6, "<u1"),
-    DType("C64", 64, "<c8"),
-    DType("I64", 64, "<i8"),
-    DType("U64", 64, "<u8"),
-    DType("I32", 32, "<i4"),
-    DType("U32", 32, "<u4"),
-    DType("I16", 16, "<i2"),
-    DType("U16", 16, "<u2"),
-    DType("I8", 8, "<i1"),
-    DType("U8", 8, "<u1"),
-    DType("BOOL", 8, "<u1"),
-)
-DTYPES: Final = {dtype.code: dtype for dtype in _TABLE}
-#: The formats whose weights loragraft computes with.
-WEIGHT_DTYPES: Final = ("BF16", "F16", "F32")
 
 
 def bf16_from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -77,7 +39,7 @@ def to_float32(stored: NDArray[np.generic], code: str) -> NDArray[np.float32]:
 
     Args:
         stored: Values in the storage type of ``code`` (``uint16`` bit patterns for BF16).
-        code: Safetensors dtype code, one of `WEIGHT_DTYPES`.
+        code: Safetensors dtype code, one of `number_formats.WEIGHT_DTYPES`.
 
     Raises:
         FormatError: ``code`` is no floating weight format that loragraft computes with.

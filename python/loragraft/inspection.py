@@ -9,13 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from loragraft.adapter.peft import read_adapter
 from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import STACKED_EXPERTS, take_inventory
-from loragraft.checkpoint import TensorReader, open_checkpoint
-from loragraft.dtypes import WEIGHT_DTYPES
+from loragraft.checkpoint import open_checkpoint
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.inspection import (
     AdaptedModule,
     DTypeCount,
@@ -27,7 +25,7 @@ from loragraft.report.inspection import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from loragraft.adapter.peft import AdapterModule, PeftAdapter
+    from loragraft.adapter.peft import PeftAdapter
     from loragraft.architecture.modules import Inventory
     from loragraft.checkpoint import Checkpoint, TensorEntry
 
@@ -154,35 +152,26 @@ def _inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
 
 
 def _adapted_modules(adapter: PeftAdapter) -> tuple[AdaptedModule, ...]:
+    from loragraft.adapter.norm import norms  # noqa: PLC0415 -- NumPy, for adapters alone
+
     found = []
-    with TensorReader() as reader:
-        for module in adapter.modules:
-            block = _BLOCK.search(module.name)
-            dtypes = {module.lora_A.dtype: None, module.lora_B.dtype: None}
-            found.append(
-                AdaptedModule(
-                    name=module.name,
-                    kind=module.name.rpartition(".")[2],
-                    layer=int(block[1]) if block else None,
-                    shape=(module.lora_B.shape[0], module.lora_A.shape[1]),
-                    rank=module.rank,
-                    alpha=module.alpha,
-                    scaling=module.scaling,
-                    dtype="/".join(dtypes),
-                    norm=_norm(reader, module),
-                )
+    for module, norm in zip(adapter.modules, norms(adapter.modules), strict=True):
+        block = _BLOCK.search(module.name)
+        dtypes = {module.lora_A.dtype: None, module.lora_B.dtype: None}
+        found.append(
+            AdaptedModule(
+                name=module.name,
+                kind=module.name.rpartition(".")[2],
+                layer=int(block[1]) if block else None,
+                shape=(module.lora_B.shape[0], module.lora_A.shape[1]),
+                rank=module.rank,
+                alpha=module.alpha,
+                scaling=module.scaling,
+                dtype="/".join(dtypes),
+                norm=norm,
             )
+        )
     return tuple(found)
-
-
-def _norm(reader: TensorReader, module: AdapterModule) -> float | None:
-    """‖scaling·B·A‖ from the r×r Gram matrices of the factors."""
-    a = reader.rows(module.lora_A, 0, module.rank).astype(np.float64)
-    b = reader.rows(module.lora_B, 0, module.lora_B.shape[0]).astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return None
-    square = float(np.vdot(b.T @ b, a @ a.T))
-    return abs(module.scaling) * math.sqrt(max(square, 0.0))
 
 
 def _adapter_kinds(modules: Sequence[AdaptedModule]) -> tuple[KindCount, ...]:

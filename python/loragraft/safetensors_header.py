@@ -7,14 +7,13 @@ names are printable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from loragraft.dtypes import DTYPES
 from loragraft.errors import FormatError
 from loragraft.input_file import FileIdentity, InputFile
 from loragraft.json_text import parse_object
+from loragraft.number_formats import DTYPES
 from loragraft.wording import quoted, shown
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ _BITS: Final = {code: dtype.bits for code, dtype in DTYPES.items()}
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorExtent:
+class TensorExtent(NamedTuple):
     """One tensor and where it lies: bytes ``begin`` to ``end`` of the file."""
 
     name: str
@@ -41,8 +39,7 @@ class TensorExtent:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A valid header.
 
     Attributes:

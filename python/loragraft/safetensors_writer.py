@@ -6,11 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from loragraft.atomic_file import AtomicFile, write_bytes_atomic, write_text_atomic
-from loragraft.dtypes import DTYPES
 from loragraft.errors import FormatError
+from loragraft.number_formats import DTYPES
 from loragraft.safetensors_header import parse_header
 from loragraft.wording import quoted, shown
 
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
     from typing import Any, Self
+
+    import numpy as np
 
 __all__ = ["SafetensorsWriter", "write_bytes_atomic", "write_text_atomic"]
 
@@ -238,6 +238,10 @@ def _header(metadata: Mapping[str, str], slots: Iterable[_Slot], size: int) -> b
 
 def _flat(data: bytes | memoryview | np.ndarray[Any, Any]) -> memoryview:
     """Return the little-endian bytes of `data` in row-major order, copied only when needed."""
+    if isinstance(data, bytes):
+        return memoryview(data)
+    import numpy as np  # noqa: PLC0415 -- bytes, which is what an extraction writes, need no NumPy
+
     array = data if isinstance(data, np.ndarray) else np.asarray(memoryview(data))
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))

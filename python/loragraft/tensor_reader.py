@@ -1,4 +1,4 @@
-"""Read tensors by position, without mapping files into memory."""
+"""Read the rows of weights as arrays."""
 
 from __future__ import annotations
 
@@ -7,35 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loragraft.dtypes import DTYPES, WEIGHT_DTYPES, to_float32
+from loragraft.dtypes import to_float32
 from loragraft.errors import FormatError
-from loragraft.input_file import InputFile, changed
+from loragraft.number_formats import DTYPES, WEIGHT_DTYPES
+from loragraft.tensor_bytes import TensorBytes
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
-    from typing import Self
-
     from numpy.typing import NDArray
 
     from loragraft.tensor_entry import TensorEntry
 
 
-class TensorReader:
-    """Reads tensors of any number of checkpoints; opens each file once.
-
-    A file that is replaced or written to after its header was read is an error, and so is one
-    that changes between two reads: no result mixes two states of a file.
+class TensorReader(TensorBytes):
+    """Reads weights row by row, as they are stored or widened to float32.
 
     Example:
         >>> with TensorReader() as reader:  # doctest: +SKIP
         ...     weight = reader.rows(entry, 0, 128)
     """
-
-    def __init__(self) -> None:
-        self._files: dict[Path, InputFile] = {}
-        self._closed = False
 
     def rows(self, entry: TensorEntry, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows of a weight and widen them, which is exact.
@@ -89,44 +79,3 @@ class TensorReader:
         buffer = np.empty((stop - start) * row_bytes, dtype=np.uint8)
         self._read(entry, buffer.data, start * row_bytes)
         return buffer.view(np.dtype(dtype.storage)).reshape(stop - start, *entry.shape[1:])
-
-    def raw(self, entry: TensorEntry) -> bytes:
-        """Return the bytes of a tensor of any dtype and shape.
-
-        Raises:
-            FormatError: The file cannot be read, or it changed.
-        """
-        data = bytearray(entry.nbytes)
-        self._read(entry, memoryview(data), 0)
-        return bytes(data)
-
-    def _read(self, entry: TensorEntry, buffer: memoryview, start: int) -> None:
-        file = self._open(entry.path)
-        if entry.identity is not None and entry.identity != file.identity:
-            raise changed(entry.path)
-        file.read_into(buffer, entry.offset + start)
-
-    def _open(self, path: Path) -> InputFile:
-        if self._closed:
-            raise ValueError("the reader is closed")
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = InputFile(path)
-        return file
-
-    def close(self) -> None:
-        """Close every file."""
-        self._closed = True
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
 _LONGEST: Final = 200
+_MOST_SHAPES: Final = 3
 
 
 def quoted(value: object) -> str:
@@ -50,6 +52,17 @@ def percent(share: float) -> str:
         if share >= 1.0 or not text.startswith("100"):
             return text
     return "almost 100%"
+
+
+def shapes(found: Sequence[tuple[int, int]]) -> str:
+    """Return the first few of several shapes."""
+    text = ", ".join(f"{rows} × {columns}" for rows, columns in found[:_MOST_SHAPES])
+    return f"{text} …" if len(found) > _MOST_SHAPES else text
+
+
+def span(low: int, high: int) -> str:
+    """Return a range, or the one number that it is."""
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def reason(error: BaseException) -> str:

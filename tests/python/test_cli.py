@@ -1,4 +1,4 @@
-"""What all commands share: help, errors, streams, and the cost of starting."""
+"""What all commands share: help, errors and streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["loragraft", "pair"]
 
 COMMANDS = ("extract", "verify", "inspect", "merge", "demo", "doctor")
-HEAVY = ("numpy", "torch", "transformers", "peft", "rich", "huggingface_hub", "loragraft.native")
 
 
 def python(code: str, **options) -> subprocess.CompletedProcess[str]:
@@ -29,26 +28,7 @@ def python(code: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
-# Starting
-
-
-def test_help_imports_nothing_heavy():
-    done = python(
-        "import sys; sys.argv = ['loragraft', '--help']\n"
-        "from loragraft.cli import main\n"
-        "try: main()\n"
-        f"finally: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
-    )
-    assert (done.returncode, done.stderr.strip()) == (0, "[]")
-    assert "Usage: loragraft" in done.stdout
-
-
-def test_importing_the_package_imports_nothing_heavy():
-    done = python(
-        "import sys, loragraft\n"
-        f"print([m for m in (*{HEAVY}, 'typer', 'importlib.metadata') if m in sys.modules])"
-    )
-    assert done.stdout.strip() == "[]", done.stderr
+# Names
 
 
 def test_public_names():
@@ -246,26 +226,39 @@ def test_output_in_an_encoding_that_lacks_the_characters(pair: tuple[Path, Path,
 
 
 def _draw(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    terminal: bool,
+    at_once: bool = True,
+    moves: int = 4,
 ) -> str:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    with progress.progress_bar("Extracting", shown=True) as update:
-        for done in range(0, 40_000_000, 10_000_000):
-            update("x", done, 40_000_000)
+    with progress.progress_bar("Extracting", shown=True, at_once=at_once) as update:
+        for move in range(moves):
+            update("x", move * 10_000_000, 40_000_000)
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 def test_the_bar_is_drawn_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at_once: bool
 ):
-    text = _draw(monkeypatch, capsys, terminal=True)
+    text = _draw(monkeypatch, capsys, terminal=True, at_once=at_once)
     assert "Extracting" in text
     assert "30.0/40.0 MB" in text
     assert "B/s" in text
+
+
+def test_the_bar_can_wait_for_its_first_move(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert "Extracting" in _draw(monkeypatch, capsys, terminal=True, moves=0)
+    assert _draw(monkeypatch, capsys, terminal=True, at_once=False, moves=0) == ""
 
 
 def test_there_is_no_bar_elsewhere(

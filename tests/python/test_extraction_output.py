@@ -13,9 +13,9 @@ import extraction_checks as checks
 import lora_files as files
 import tiny_models
 from loragraft import atomic_file
-from loragraft.dtypes import DTYPES
 from loragraft.errors import FormatError
 from loragraft.extraction import extract
+from loragraft.number_formats import DTYPES
 from loragraft.safetensors_header import read_header
 from loragraft.verification import verify
 

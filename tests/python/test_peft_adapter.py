@@ -23,18 +23,19 @@ from transformers import (
 )
 
 import tiny_models
-from loragraft.adapter.peft import (
+from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.peft_config import (
     CONFIG_FILE,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
     factor_keys,
-    read_adapter,
     task_type,
 )
 from loragraft.architecture import LinearModule, Role, take_inventory
-from loragraft.checkpoint import TensorReader, open_checkpoint
+from loragraft.checkpoint import open_checkpoint
 from loragraft.errors import FormatError, NothingToAdaptError
+from loragraft.tensor_reader import TensorReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

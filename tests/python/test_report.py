@@ -13,6 +13,7 @@ from rich.console import Console
 import lora_files as files
 from loragraft.inspection import inspect
 from loragraft.report.card import model_card, public_name
+from loragraft.report.inspection_table import inspection_table
 from loragraft.report.kinds import by_kind, gather, left_out
 from loragraft.report.model import (
     ModuleReport,
@@ -22,7 +23,7 @@ from loragraft.report.model import (
     TensorReport,
     count_outcomes,
 )
-from loragraft.report.tables import extraction_table, inspection_table, verification_table
+from loragraft.report.tables import extraction_table, verification_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loragraft import atomic_file
-from loragraft.dtypes import DTYPES
 from loragraft.errors import FormatError, UsageError
+from loragraft.number_formats import DTYPES
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import (
     SafetensorsWriter,

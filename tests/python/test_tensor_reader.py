@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from loragraft.checkpoint import TensorEntry, TensorReader, open_checkpoint
+from loragraft.checkpoint import TensorEntry, open_checkpoint
 from loragraft.errors import FormatError
 from loragraft.safetensors_writer import SafetensorsWriter
+from loragraft.tensor_reader import TensorReader
 from raw_safetensors import raw_file, write_tensors
 
 

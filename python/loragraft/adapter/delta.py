@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from loragraft.adapter.placement import Placement
-    from loragraft.checkpoint import TensorReader
+    from loragraft.tensor_reader import TensorReader
 
 #: Largest float32 slab of one operand. Small enough to stay in the cache between the few passes
 #: that are made over it, large enough for BLAS.

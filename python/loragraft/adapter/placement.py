@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import MismatchError
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.wording import shown
 
 if TYPE_CHECKING:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.architecture.families import family_of
 from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
-from loragraft.dtypes import WEIGHT_DTYPES
+from loragraft.number_formats import WEIGHT_DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +31,7 @@ _MLP: Final = re.compile(r"(^|[._])(mlp|ffn|ff|feed_?forward|\w*dense\w*dense)(?
 _NORM: Final = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class LinearModule:
+class LinearModule(NamedTuple):
     """One linear layer that an adapter can be put on.
 
     Attributes:
@@ -55,8 +53,7 @@ class LinearModule:
     transposed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """Every tensor of a checkpoint, exactly once.
 
     Attributes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.architecture.modules import STACKED_EXPERTS, Role
 from loragraft.errors import NothingToAdaptError, UsageError
@@ -20,8 +19,7 @@ _RANGE: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
 _SKIPPED_EXPERTS: Final = "experts are skipped"
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What to adapt.
 
     An entry of ``target_modules`` or ``exclude`` is ``all-linear`` (every linear layer but heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -18,6 +19,8 @@ def main() -> None:
     if not sys.warnoptions:
         # What users should know is told by the library; the rest is for developers.
         warnings.simplefilter("ignore")
+    # To search what has just been loaded, and stays, for cycles is time lost.
+    gc.set_threshold(100_000)
     try:
         from loragraft.cli.application import run
 
@@ -30,4 +33,6 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+    # Before it ends the interpreter would search all that it has loaded for cycles.
+    gc.freeze()
     sys.exit(code)

@@ -1,21 +1,20 @@
 """The command ``loragraft``: its commands, and how a command line becomes an exit code."""
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from loragraft.cli.console import BROKEN_PIPE
-from loragraft.cli.demo import demo_command
-from loragraft.cli.doctor import doctor_command
-from loragraft.cli.extract import extract_command
 from loragraft.cli.failure import Failure, abandon_stdout
-from loragraft.cli.inspect import inspect_command
-from loragraft.cli.merge import merge_command
-from loragraft.cli.verify import verify_command
 
+#: Each is the function NAME_command of the module of its name.
+_COMMANDS: Final = ("extract", "verify", "inspect", "merge", "demo", "doctor")
 _USAGE: Final = 2
 #: What typer returns for a Ctrl-C outside of any command.
 _INTERRUPTED: Final = 130
@@ -28,28 +27,59 @@ underscores.
 """
 
 
+# Help drawn by Rich takes longer than all the rest of it.
+_PLAIN: Final[dict[str, Any]] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
 def _with_dashes(token: str) -> str:
     return token.replace("_", "-")
 
 
+class _Commands(Mapping[str, Any]):
+    """The parsers of the commands by name, each made when it is looked up, and its module loaded.
+
+    To make all of them for each of them would take longer than the rest of the start.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        return _parser(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+@cache
+def _parser(name: str) -> Any:
+    module = import_module(f"loragraft.cli.{name}")
+    alone = typer.Typer(add_completion=False, **_PLAIN)
+    alone.command(name)(getattr(module, f"{name}_command"))
+    return get_command(alone)
+
+
+class _Group(TyperGroup):
+    """The command ``loragraft``, over commands that are not loaded."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]  # only read
+
+
 app = typer.Typer(
     name="loragraft",
+    cls=_Group,
     context_settings={
         "token_normalize_func": _with_dashes,
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
     },
     epilog=_EPILOG,
-    # Help drawn by Rich takes longer than all the rest of it.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    **_PLAIN,
 )
-app.command("extract")(extract_command)
-app.command("verify")(verify_command)
-app.command("inspect")(inspect_command)
-app.command("merge")(merge_command)
-app.command("demo")(demo_command)
-app.command("doctor")(doctor_command)
 
 
 def _show_version(asked: bool) -> None:

@@ -7,10 +7,8 @@ import math
 import os
 import sys
 import time
-import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
@@ -18,6 +16,7 @@ from loragraft.cli.failure import Failure, abandon_stdout, one_line
 from loragraft.cli.interruption import stoppable
 from loragraft.cli.progress import progress_bar
 from loragraft.errors import FormatError
+from loragraft.report.page import Page
 from loragraft.wording import reason
 
 if TYPE_CHECKING:
@@ -33,10 +32,11 @@ _PIPE_WIDTH: Final = 120
 #: What a shell reports of a command whose reader went away.
 BROKEN_PIPE: Final = 141
 _TRACEBACK: Final = 2
+#: What makes Rich take a file for a terminal, or for one of another width.
+_RICH_VARIABLES: Final = ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE")
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(NamedTuple):
     """The streams of one command.
 
     Attributes:
@@ -59,19 +59,21 @@ class Console:
         for text in texts:
             print(f"loragraft: warning: {one_line(text)}", file=sys.stderr)
 
-    def progress(self, title: str) -> AbstractContextManager[Update]:
+    def progress(self, title: str, *, at_once: bool = True) -> AbstractContextManager[Update]:
         """Show a progress bar while the block lasts; see `progress_bar`."""
-        return progress_bar(title, shown=not self.quiet)
+        return progress_bar(title, shown=not self.quiet, at_once=at_once)
 
-    def show(self, data: Mapping[str, Any], table: Callable[[], RenderableType]) -> None:
+    def show(
+        self, data: Callable[[], Mapping[str, Any]], table: Callable[[], RenderableType]
+    ) -> None:
         """Print a command's result.
 
         Args:
-            data: For ``--json``.
-            table: Makes what people read; not called when nobody will.
+            data: Makes what ``--json`` prints.
+            table: Makes what people read.
         """
         if self.json_output:
-            text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+            text = json.dumps(_finite(data()), indent=2, allow_nan=False) + "\n"
         elif self.quiet:
             return
         else:
@@ -119,6 +121,8 @@ def session(*, json_output: bool, quiet: bool, verbose: int) -> Iterator[Console
         raise typer.Exit(BROKEN_PIPE) from None
     except (Exception, KeyboardInterrupt) as error:
         if verbose >= _TRACEBACK:
+            import traceback
+
             traceback.print_exc()
         failure = Failure.of(error)
         failure.tell(json_output=json_output)
@@ -136,8 +140,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _is_plain_file() -> bool:
+    """Whether stdout is one that Rich would neither colour nor spare any characters."""
+    return (
+        not sys.stdout.isatty()
+        and os.environ.keys().isdisjoint(_RICH_VARIABLES)
+        and sys.stdout.encoding.lower().startswith("utf")
+    )
+
+
 def _rendered(table: RenderableType) -> str:
     """Lay a table out for stdout; in colour only where that is a terminal."""
+    if isinstance(table, Page) and _is_plain_file():
+        text = table.plain(_PIPE_WIDTH)
+        if text is not None:
+            return text
     from rich.console import Console as RichConsole
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH

@@ -33,7 +33,7 @@ def demo_command(
         with console.progress("Demonstrating") as progress:
             result = run_demo(output, progress=progress)
         console.warn(result.verification.summary.warnings)
-        console.show(_plain(result), lambda: render(result))
+        console.show(lambda: _plain(result), lambda: render(result))
 
 
 def _plain(result: "DemoResult") -> dict[str, Any]:

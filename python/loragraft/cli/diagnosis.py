@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from rich.markup import escape
-from rich.table import Table
-
 import loragraft
 from loragraft.cli.failure import Failure
 from loragraft.errors import LoragraftError
+from loragraft.report.page import Facts, Page
 
 SCHEMA: Final = "loragraft.diagnosis/1"
 #: Variables that choose code paths.
@@ -65,14 +63,9 @@ class Diagnosis:
         return {"schema": SCHEMA, "command": "doctor", **asdict(self)}
 
     @property
-    def table(self) -> Table:
+    def page(self) -> Page:
         """The diagnosis as people read it."""
-        table = Table.grid(padding=(0, 2))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in self._rows():
-            table.add_row(name, escape(value))
-        return table
+        return Page((Facts(tuple(self._rows())),))
 
     def _rows(self) -> list[tuple[str, str]]:
         isas = ", ".join(self.available_isas)

@@ -20,7 +20,7 @@ def doctor_command(json_output: Json = False, quiet: Quiet = False, verbose: Ver
         from loragraft.cli.diagnosis import diagnose
 
         found = diagnose()
-        console.show(found.to_json(), lambda: found.table)
+        console.show(found.to_json, lambda: found.page)
         if found.problem is not None:
             console.warn([found.problem])
             raise typer.Exit(_MISSING)

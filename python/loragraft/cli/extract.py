@@ -10,7 +10,8 @@ from loragraft.cli.options import Json, Quiet, Verbose
 from loragraft.cli.values import given_side, iterations, named_output, require_cpu, truth
 
 if TYPE_CHECKING:
-    from loragraft.extraction import ExtractionPlan
+    from loragraft.extraction import Extraction, ExtractionPlan
+    from loragraft.report.page import Page
 
 Base = Annotated[
     str | None,
@@ -196,34 +197,33 @@ def _show_plan(
     check_memory(plan)
     summary = PlanSummary.of(plan)
     console.warn(summary.warnings)
-    console.show(summary.to_json(), lambda: summary.table)
+    console.show(summary.to_json, lambda: summary.page)
 
 
 def _extract(
     console: Console, plan: "ExtractionPlan", output: Path, *, force: bool, with_report: bool
 ) -> None:
-    from rich.console import Group
-    from rich.text import Text
-
-    from loragraft.cli.findings import without_warnings
     from loragraft.extraction import run_plan
-    from loragraft.report.tables import extraction_table
-    from loragraft.wording import shown
 
     console.note(
         f"{len(plan.modules)} modules to factor, {plan.bytes_to_read / 1e6:.1f} MB to read"
     )
-    with console.progress("Extracting") as progress:
+    with console.progress("Extracting", at_once=False) as progress:
         result = run_plan(plan, output, force=force, with_report=with_report, progress=progress)
-    summary = result.report.summary
-    console.warn(summary.warnings)
-    console.show(
-        result.report.to_json(singular_values=False),
-        lambda: Group(
-            extraction_table(without_warnings(result.report)),
-            Text(
-                f"Adapter: {shown(output)}, {summary.bytes_written / 1e6:.1f} MB,"
-                f" in {summary.seconds:.1f} s"
-            ),
-        ),
+    console.warn(result.report.summary.warnings)
+    console.show(lambda: result.report.to_json(singular_values=False), lambda: _page(result))
+
+
+def _page(result: "Extraction") -> "Page":
+    from loragraft.cli.findings import without_warnings
+    from loragraft.report.page import Line, Page
+    from loragraft.report.tables import extraction_table
+    from loragraft.wording import shown
+
+    assert result.output is not None
+    summary, figures = result.report.summary, extraction_table(without_warnings(result.report))
+    adapter = (
+        f"Adapter: {shown(result.output)}, {summary.bytes_written / 1e6:.1f} MB,"
+        f" in {summary.seconds:.1f} s"
     )
+    return Page((*figures.parts, Line(adapter)))

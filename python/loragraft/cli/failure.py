@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from loragraft.errors import (
     FormatError,
@@ -21,8 +20,7 @@ SCHEMA: Final = "loragraft.error/1"
 _EXTENSION: Final = "_core"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """An error as the command line tells it.
 
     Attributes:

@@ -29,7 +29,7 @@ def inspect_command(
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
         from loragraft.inspection import inspect
-        from loragraft.report.tables import inspection_table
+        from loragraft.report.inspection_table import inspection_table
 
         found = inspect(path)
-        console.show(found.to_json(), lambda: inspection_table(found))
+        console.show(found.to_json, lambda: inspection_table(found))

@@ -9,9 +9,8 @@ from loragraft.cli.options import Adapter, Base, Json, Quiet, Verbose
 from loragraft.cli.values import named_output
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from loragraft.merging import MergeResult
+    from loragraft.report.page import Page
 
 
 def merge_command(
@@ -43,15 +42,17 @@ def merge_command(
         target = named_output(output)
         with console.progress("Merging") as progress:
             result = merge(base, adapter, target, dtype=dtype, force=force, progress=progress)
-        console.show({"schema": "loragraft.merge/1", **result.to_json()}, lambda: _sentence(result))
+        console.show(
+            lambda: {"schema": "loragraft.merge/1", **result.to_json()}, lambda: _sentence(result)
+        )
 
 
-def _sentence(result: "MergeResult") -> "Text":
-    from rich.text import Text
-
+def _sentence(result: "MergeResult") -> "Page":
+    from loragraft.report.page import Line, Page
     from loragraft.wording import shown
 
-    return Text(
+    sentence = (
         f"Merged {result.modules} modules into {shown(result.output)}: {result.tensors} tensors,"
         f" {result.bytes_written / 1e6:,.1f} MB in {result.seconds:.1f} s"
     )
+    return Page((Line(sentence),))

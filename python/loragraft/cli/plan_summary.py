@@ -6,25 +6,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from loragraft.extraction.preflight import differences, needed_memory
 from loragraft.extraction.verdict import warnings
+from loragraft.report.page import Line, Page, Table
+from loragraft.wording import shapes, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from rich.console import RenderableType
 
     from loragraft.extraction import ExtractionPlan
     from loragraft.extraction.plan import ModulePlan
 
 SCHEMA: Final = "loragraft.plan/1"
-_SHAPES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +84,12 @@ class PlanSummary:
         return {"schema": SCHEMA, "command": "extract", "dry_run": True, **asdict(self)}
 
     @property
-    def table(self) -> RenderableType:
+    def page(self) -> Page:
         """The summary as people read it, without the warnings."""
-        kinds = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("module", "shape (out, in)", "count", "rank"):
-            justify = "right" if column in {"count", "rank"} else "left"
-            kinds.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        for kind in self.kinds:
-            kinds.add_row(*_cells(kind))
-        left_out = [Text(f"  left out: {count} × {why}") for why, count in self.left_out.items()]
-        return Group(kinds, *left_out, *map(Text, self._lines()))
+        columns = ("module", "shape (out, in)", "count", "rank")
+        kinds = Table(columns, tuple(map(_cells, self.kinds)), words=2)
+        left_out = [f"  left out: {count} × {why}" for why, count in self.left_out.items()]
+        return Page((kinds, *map(Line, left_out), *map(Line, self._lines())))
 
     def _lines(self) -> tuple[str, ...]:
         modules = sum(kind.modules for kind in self.kinds)
@@ -114,16 +103,12 @@ class PlanSummary:
 
 def _kind(kind: str, modules: list[ModulePlan]) -> KindPlan:
     ranks = [module.rank for module in modules]
-    shapes = tuple(sorted({module.linear.shape for module in modules}))
-    return KindPlan(kind, len(modules), shapes, (min(ranks), max(ranks)))
+    different = tuple(sorted({module.linear.shape for module in modules}))
+    return KindPlan(kind, len(modules), different, (min(ranks), max(ranks)))
 
 
 def _cells(kind: KindPlan) -> tuple[str, ...]:
-    shapes = ", ".join(f"{rows} × {columns}" for rows, columns in kind.shapes[:_SHAPES])
-    more = " …" if len(kind.shapes) > _SHAPES else ""
-    low, high = kind.ranks
-    rank = str(low) if low == high else f"{low}–{high}"
-    return escape(kind.kind), shapes + more, str(kind.modules), rank
+    return kind.kind, shapes(kind.shapes), str(kind.modules), span(*kind.ranks)
 
 
 def _megabytes(count: int) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     #: Told what was done last, bytes done and bytes in all.
     Update = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress_bar(title: str, *, shown: bool) -> Iterator[Update]:
+def progress_bar(title: str, *, shown: bool, at_once: bool = True) -> Iterator[Update]:
     """Show a bar for as long as the block lasts; give the function that moves it.
 
     Work of several stages may use one bar: it starts afresh when the bytes in all change.
@@ -24,25 +24,52 @@ def progress_bar(title: str, *, shown: bool) -> Iterator[Update]:
     Args:
         title: What the bar is called.
         shown: False for no bar; neither is there one where stderr is no terminal.
+        at_once: False to draw it when it is first moved: work that goes on in the background
+            then need not wait until Rich is loaded.
     """
     if not shown or not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return
-    with _bar() as bar:
-        task = bar.add_task(title, total=None)
-        whole = 0
-
-        def update(_what: str, done: int, total: int) -> None:
-            nonlocal whole
-            if total != whole:
-                bar.reset(task, total=total)
-                whole = total
-            bar.update(task, completed=done)
-
-        yield update
+    bar = _Bar(title)
+    try:
+        if at_once:
+            bar.draw()
+        yield bar.move
+    finally:
+        bar.clear()
 
 
-def _bar() -> Progress:
+class _Bar:
+    """A bar that is drawn once and moved many times."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._drawn: tuple[Progress, TaskID] | None = None
+        self._whole = 0
+
+    def draw(self) -> tuple[Progress, TaskID]:
+        """Draw the bar unless it is there."""
+        if self._drawn is None:
+            progress = _progress()
+            progress.start()
+            self._drawn = progress, progress.add_task(self._title, total=None)
+        return self._drawn
+
+    def move(self, _what: str, done: int, total: int) -> None:
+        """Show how much is done."""
+        progress, task = self.draw()
+        if total != self._whole:
+            progress.reset(task, total=total)
+            self._whole = total
+        progress.update(task, completed=done)
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._drawn is not None:
+            self._drawn[0].stop()
+
+
+def _progress() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

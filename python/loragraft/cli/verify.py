@@ -38,6 +38,6 @@ def verify_command(
             report = verify(base, tuned, adapter, optimum=optimum, progress=progress)
         console.warn(report.summary.warnings)
         console.show(
-            report.to_json(singular_values=False),
+            lambda: report.to_json(singular_values=False),
             lambda: verification_table(without_warnings(report)),
         )

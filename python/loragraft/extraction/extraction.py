@@ -4,59 +4,27 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.errors import NothingToAdaptError, StoppedError
-from loragraft.extraction.computation import compute
-from loragraft.extraction.factors import Factors, FactorStore, oriented
+from loragraft.errors import StoppedError
 from loragraft.extraction.options import ExtractOptions
-from loragraft.extraction.output import (
-    config_of,
-    retire,
-    tensors_path,
-    write_documents,
-    write_tensors,
-)
 from loragraft.extraction.plan import make_plan
-from loragraft.extraction.preflight import check_memory, differences
+from loragraft.extraction.preflight import check_memory
 from loragraft.extraction.ranks import parse_rank
 from loragraft.extraction.spool import Spool
-from loragraft.extraction.summary import make_report
-from loragraft.report.model import Outcome
-from loragraft.wording import counted, shown
+from loragraft.extraction.work import Work
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
-    from loragraft import native
-    from loragraft.extraction.findings import Findings
-    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
-    from loragraft.report.model import Report
-
-    Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """A finished extraction.
-
-    Attributes:
-        report: What was found, per tensor and module.
-        output: The adapter's directory, None when nothing was written.
-        factors: Factors by module name when nothing was written, else empty.
-        config: The adapter's ``adapter_config.json``.
-    """
-
-    report: Report
-    output: Path | None
-    factors: Mapping[str, Factors] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
+    from loragraft.extraction.computation import Progress
+    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.extraction.result import Extraction
 
 
 def plan_extraction(
@@ -143,8 +111,10 @@ def extract(
     )
     plan = plan_extraction(base, tuned, options)
     if output is None:
+        from loragraft.extraction.in_memory import run_in_memory  # noqa: PLC0415 -- needs NumPy
+
         with _stoppable():
-            return _in_memory(plan, progress)
+            return run_in_memory(plan, progress)
     return run_plan(plan, Path(output), force=force, with_report=report, progress=progress)
 
 
@@ -157,59 +127,30 @@ def run_plan(
     progress: Progress | None = None,
 ) -> Extraction:
     """Carry a plan out and write the adapter; see `extract`."""
-    start = time.perf_counter()
+    started = time.perf_counter()
     inputs = [plan.base.directory, plan.tuned.directory]
     check_destination(output, inputs, force=force)
     check_memory(plan)
-    differing = differences(plan.base, plan.tuned)
     # The factors lie on disk twice while they are put in order.
     check_space(output, 2 * plan.largest_result)
     with (
         _stoppable(),
         Destination(output, force) as destination,
         Spool(destination.directory) as spool,
+        Work(plan) as work,
     ):
-        store = FactorStore(spool)
-        findings = compute(plan, store.add, progress)
-        if not store.modules:
-            raise _nothing(plan, findings)
-        # From here on what is in the directory is no longer the adapter that was there.
-        retire(destination)
-        written = write_tensors(tensors_path(destination), store)
-        seconds = time.perf_counter() - start
-        report = make_report(
-            plan, findings, differences=differing, bytes_written=written, seconds=seconds
+        # The kernels are at work by now, and what follows them is loaded meanwhile.
+        from loragraft.extraction.completion import complete  # noqa: PLC0415
+
+        return complete(
+            plan,
+            work,
+            destination,
+            spool,
+            started=started,
+            with_report=with_report,
+            progress=progress,
         )
-        config = config_of(plan, report)
-        write_documents(destination, config, report, with_report=with_report)
-    return Extraction(report=report, output=output, config=config)
-
-
-def _in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
-    start = time.perf_counter()
-    check_memory(plan)
-    differing = differences(plan.base, plan.tuned)
-    kept: dict[str, Factors] = {}
-
-    def keep(module: ModulePlan, result: native.ModuleResult) -> None:
-        a, b = oriented(module, result)
-        kept[module.linear.name] = Factors(a, b, result.dtype, plan.options.scaling * result.rank)
-
-    findings = compute(plan, keep, progress)
-    if not kept:
-        raise _nothing(plan, findings)
-    written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
-    seconds = time.perf_counter() - start
-    report = make_report(
-        plan, findings, differences=differing, bytes_written=written, seconds=seconds
-    )
-    order = [module.linear.name for module in plan.modules if module.linear.name in kept]
-    return Extraction(
-        report=report,
-        output=None,
-        factors={name: kept[name] for name in order},
-        config=config_of(plan, report),
-    )
 
 
 @contextmanager
@@ -219,21 +160,3 @@ def _stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise StoppedError("stopped before it was done; nothing was written, start again") from None
-
-
-def _nothing(plan: ExtractionPlan, findings: Findings) -> NothingToAdaptError:
-    changed = [
-        tensor.name
-        for tensor in findings.tensors()
-        if tensor.outcome is Outcome.LEFT_OUT and tensor.relative_change != 0.0
-    ]
-    others = (
-        f"; {counted(len(changed), 'other tensor')} did change, such as {changed[0]}, which an"
-        " adapter of linear layers cannot carry"
-        if changed
-        else "; are these the right checkpoints?"
-    )
-    return NothingToAdaptError(
-        f"all {len(plan.modules)} chosen layers are equal in {shown(plan.base.reference)}"
-        f" and {shown(plan.tuned.reference)}: there is nothing to adapt{others}"
-    )

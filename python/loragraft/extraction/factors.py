@@ -1,41 +1,18 @@
-"""The factors of an extraction, while it runs and after."""
+"""The factors of an extraction, on their way from the kernels to the adapter's file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-
-from loragraft.dtypes import DTYPES
+from loragraft.number_formats import DTYPES
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from loragraft import native
     from loragraft.extraction.plan import ModulePlan
     from loragraft.extraction.spool import Extent, Spool
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The LoRA factors of one module: ΔW ≈ (alpha / rank)·B·A.
-
-    Attributes:
-        lora_A: Shape ``(rank, in)``; bfloat16 as ``uint16`` bit patterns.
-        lora_B: Shape ``(out, rank)``.
-        dtype: Safetensors code of both.
-        alpha: Alpha of the module.
-    """
-
-    lora_A: NDArray[np.generic]  # noqa: N815 -- the field's names
-    lora_B: NDArray[np.generic]  # noqa: N815
-    dtype: str
-    alpha: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFactors:
+class StoredFactors(NamedTuple):
     """Where a module's factors lie in the spool; rows and columns are PEFT's out and in."""
 
     dtype: str
@@ -46,42 +23,57 @@ class StoredFactors:
     lora_b: Extent
 
 
-@dataclass(slots=True)
 class FactorStore:
-    """Factors by module name, spooled to disk."""
+    """Factors by module name, spooled to disk.
 
-    spool: Spool
-    modules: dict[str, StoredFactors] = field(default_factory=dict)
+    Attributes:
+        modules: What has been taken so far.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self.modules: dict[str, StoredFactors] = {}
 
     def add(self, module: ModulePlan, result: native.ModuleResult) -> None:
         """Take the factors of one result."""
         a, b = oriented(module, result)
         rows, columns = module.linear.shape
         self.modules[module.linear.name] = StoredFactors(
-            result.dtype,
-            result.rank,
-            rows,
-            columns,
-            self.spool.append(a.tobytes()),
-            self.spool.append(b.tobytes()),
+            result.dtype, result.rank, rows, columns, self._spool.append(a), self._spool.append(b)
         )
 
     def read(self, extent: Extent) -> bytes:
         """Return the bytes of one factor."""
-        return self.spool.read(extent)
+        return self._spool.read(extent)
 
 
-def oriented(
-    module: ModulePlan, result: native.ModuleResult
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Return (A, B) in PEFT's orientation.
+def oriented(module: ModulePlan, result: native.ModuleResult) -> tuple[bytes, bytes]:
+    """Return (A, B) in PEFT's orientation, row by row.
 
     The kernels factor the tensor as it is stored. Where that is ``[in, out]``, the roles of the
     factors change: (L R)ᵀ = Rᵀ Lᵀ.
     """
-    assert module.pair.base is not None
-    rows, columns = module.pair.base.shape
-    storage = DTYPES[result.dtype].storage
-    right = np.frombuffer(result.lora_a, dtype=storage).reshape(result.rank, columns)
-    left = np.frombuffer(result.lora_b, dtype=storage).reshape(rows, result.rank)
-    return (left.T, right.T) if module.linear.transposed else (right, left)
+    left, right = result.lora_b, result.lora_a
+    if not module.linear.transposed:
+        return right, left
+    out, into = module.linear.shape
+    item = DTYPES[result.dtype].bits // 8
+    return (
+        _transposed(left, into, result.rank, item),
+        _transposed(right, result.rank, out, item),
+    )
+
+
+def _transposed(data: bytes, rows: int, columns: int, item: int) -> bytes:
+    """Return the transpose of a row-major matrix of `item`-byte numbers."""
+    unit: Literal["H", "I"] = "H" if item == 2 else "I"
+    source = memoryview(data).cast(unit)
+    target = memoryview(bytearray(len(data))).cast(unit)
+    # As few strided copies as the shape allows; no arrays, whose library takes longer to load.
+    if rows < columns:
+        for row in range(rows):
+            target[row::rows] = source[row * columns : (row + 1) * columns]
+    else:
+        for column in range(columns):
+            target[column * rows : (column + 1) * rows] = source[column::columns]
+    return target.tobytes()

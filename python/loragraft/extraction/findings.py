@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.report.model import ModuleReport, Outcome, TensorReport
 
@@ -18,8 +18,7 @@ LARGE_CHANGE: Final = 0.01
 _EQUAL: Final = "equal on both sides"
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(NamedTuple):
     """The figures of one native result, without its factors; squares of Frobenius norms."""
 
     unchanged: bool

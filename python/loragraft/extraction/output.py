@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from loragraft.adapter.peft import (
+from loragraft.adapter.peft_config import (
     CONFIG_FILE,
     TENSORS_FILE,
     WrittenModule,

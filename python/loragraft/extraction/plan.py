@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.alignment import TensorPair, align
 from loragraft.architecture.modules import LinearModule, take_inventory
 from loragraft.architecture.selection import select
-from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ _LEAST_COMMON: Final = 0.5
 _SHOWN: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ModulePlan:
+class ModulePlan(NamedTuple):
     """One linear layer to factor.
 
     Attributes:
@@ -39,8 +37,7 @@ class ModulePlan:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractionPlan:
+class ExtractionPlan(NamedTuple):
     """Every tensor of both checkpoints, sorted by what will be done with it.
 
     Attributes:

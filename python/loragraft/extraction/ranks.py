@@ -6,16 +6,14 @@ new rule is a new class here and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from loragraft.errors import UsageError
 
 _LATER = ("auto", "energy=", "error=", "budget=")
 
 
-@dataclass(frozen=True, slots=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """What the factorisation of one module's ΔW found.
 
     Attributes:
@@ -48,8 +46,7 @@ class RankRule(Protocol):
         """Return the rank to write, 1 to ``len(spectrum.singular_values)``."""
 
 
-@dataclass(frozen=True, slots=True)
-class FixedRank:
+class FixedRank(NamedTuple):
     """The same rank for every module that is large enough."""
 
     most: int

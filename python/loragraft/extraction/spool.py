@@ -7,9 +7,7 @@ first. The spool lies between, so that memory does not grow with the adapter.
 from __future__ import annotations
 
 import os
-import tempfile
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.errors import FormatError
 from loragraft.wording import reason, shown
@@ -17,10 +15,10 @@ from loragraft.wording import reason, shown
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+    from typing import Self
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Where a piece lies in the spool."""
 
     offset: int
@@ -38,8 +36,7 @@ class Spool:
         """
         self._where = directory
         try:
-            # TemporaryFile has no name where the system can do so (O_TMPFILE).
-            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
+            self._fd = _unnamed_file(directory)
         except OSError as error:
             raise FormatError(f"{shown(directory)}: cannot be written: {reason(error)}") from error
         self._end = 0
@@ -54,7 +51,7 @@ class Spool:
         rest = memoryview(data)
         try:
             while rest:
-                count = os.pwrite(self._file.fileno(), rest, self._end)
+                count = os.pwrite(self._fd, rest, self._end)
                 rest, self._end = rest[count:], self._end + count
         except OSError as error:
             raise FormatError(
@@ -71,7 +68,7 @@ class Spool:
         pieces, offset, end = [], extent.offset, extent.offset + extent.length
         try:
             while offset < end:
-                piece = os.pread(self._file.fileno(), end - offset, offset)
+                piece = os.pread(self._fd, end - offset, offset)
                 if not piece:
                     raise FormatError(f"{shown(self._where)}: the temporary file was cut short")
                 pieces.append(piece)
@@ -89,4 +86,16 @@ class Spool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        os.close(self._fd)
+
+
+def _unnamed_file(directory: Path) -> int:
+    """Return the descriptor of a new file without a name."""
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # Not every file system can do so; elsewhere the name is taken away at once.
+        from tempfile import TemporaryFile  # noqa: PLC0415
+
+        with TemporaryFile(dir=directory, buffering=0) as file:
+            return os.dup(file.fileno())

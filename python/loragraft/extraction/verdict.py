@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Final
 
 from loragraft.architecture.modules import Role
@@ -47,11 +46,15 @@ def warnings(
 
 
 def _unrelated(modules: tuple[ModuleReport, ...]) -> list[str]:
-    changes = [m.delta_norm / m.weight_norm for m in modules if m.weight_norm > 0]
-    if not changes or statistics.median(changes) < UNRELATED:
+    changes = sorted(m.delta_norm / m.weight_norm for m in modules if m.weight_norm > 0)
+    if not changes:
+        return []
+    half = len(changes) // 2
+    median = (changes[half] + changes[~half]) / 2
+    if median < UNRELATED:
         return []
     return [
-        f"the median change is {statistics.median(changes):.2f} of the weights' own norm, far more"
+        f"the median change is {median:.2f} of the weights' own norm, far more"
         " than a fine-tune makes: BASE is probably not what TUNED was trained from"
     ]
 

@@ -13,9 +13,9 @@ from loragraft.adapter.delta import load_delta, slabs
 from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.placement import place_modules
 from loragraft.architecture.modules import take_inventory
-from loragraft.checkpoint import TensorReader, open_checkpoint
+from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.dtypes import DTYPES, WEIGHT_DTYPES, from_float32
+from loragraft.dtypes import from_float32
 from loragraft.errors import MismatchError, NonFiniteError, UsageError
 from loragraft.merging.companions import (
     CONFIG,
@@ -24,8 +24,10 @@ from loragraft.merging.companions import (
     index_bytes,
     read_companion,
 )
+from loragraft.number_formats import DTYPES, WEIGHT_DTYPES
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import SafetensorsWriter, write_bytes_atomic
+from loragraft.tensor_reader import TensorReader
 from loragraft.wording import shown
 
 if TYPE_CHECKING:

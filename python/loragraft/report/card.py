@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from loragraft import __version__
 from loragraft.report.kinds import by_kind, gather
-from loragraft.wording import percent
+from loragraft.wording import percent, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,12 +114,11 @@ def _figures(report: Report) -> Iterator[str]:
 
 
 def _row(figures: KindFigures) -> str:
-    low, high = figures.ranks
     ratio = "–" if figures.over_optimum is None else f"{figures.over_optimum:.4f}"
     cells = [
         _text(figures.kind),
         str(figures.modules),
-        str(low) if low == high else f"{low}–{high}",
+        span(*figures.ranks),
         percent(figures.energy),
         percent(figures.lowest_energy),
         f"{figures.error:.3%}",
@@ -130,7 +130,7 @@ def _row(figures: KindFigures) -> str:
 def _recipe(report: Report) -> Iterator[str]:
     yield "| | |"
     yield "|---|---|"
-    yield f"| loragraft | {_version()} |"
+    yield f"| loragraft | {__version__} |"
     yield f"| command | `{_code(report.command)}` |"
     for key, value in _options(report.inputs):
         yield f"| {_text(key)} | `{_code(value)}` |"
@@ -147,15 +147,6 @@ def _options(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield str(key), text
         elif value is not None and value != "":
             yield str(key), public_name(value)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- slow
-
-    try:
-        return version("loragraft")
-    except PackageNotFoundError:
-        return "from source"
 
 
 def _snippet(base: str, config: Mapping[str, Any]) -> str:

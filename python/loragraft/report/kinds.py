@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.report.model import Outcome, total_energy
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 _NOISE: Final = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class KindFigures:
+class KindFigures(NamedTuple):
     """All modules of one kind, or of a whole report.
 
     Attributes:
@@ -45,8 +43,7 @@ class KindFigures:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOutFigures:
+class LeftOutFigures(NamedTuple):
     """All tensors left out for one reason.
 
     Attributes:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loragraft.adapter.delta import slabs
-from loragraft.dtypes import WEIGHT_DTYPES
 from loragraft.errors import NonFiniteError
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.model import Outcome, TensorReport
 from loragraft.verification.tally import tally_change, total
 
 if TYPE_CHECKING:
     from loragraft.alignment import TensorPair
-    from loragraft.checkpoint import TensorEntry, TensorReader
+    from loragraft.checkpoint import TensorEntry
+    from loragraft.tensor_reader import TensorReader
 
 
 def compare_pair(reader: TensorReader, pair: TensorPair, reason: str) -> TensorReport:

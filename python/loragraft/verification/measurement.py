@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from loragraft.adapter.delta import Delta
     from loragraft.adapter.placement import Placement
-    from loragraft.checkpoint import TensorEntry, TensorReader
+    from loragraft.checkpoint import TensorEntry
+    from loragraft.tensor_reader import TensorReader
     from loragraft.verification.tally import Tally
 
 

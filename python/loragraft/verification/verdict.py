@@ -31,10 +31,11 @@ from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.placement import place_modules
 from loragraft.alignment import align
 from loragraft.architecture.modules import take_inventory
-from loragraft.checkpoint import TensorReader, open_checkpoint
-from loragraft.dtypes import WEIGHT_DTYPES
+from loragraft.checkpoint import open_checkpoint
 from loragraft.errors import MismatchError
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.model import Report, Summary, count_outcomes
+from loragraft.tensor_reader import TensorReader
 from loragraft.verification.claims import check_claims
 from loragraft.verification.comparison import compare_pair
 from loragraft.verification.measurement import measure, relative_error

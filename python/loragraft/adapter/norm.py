@@ -1,0 +1,35 @@
+"""The norms of the changes that the modules of an adapter make."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loragraft.tensor_reader import TensorReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from loragraft.adapter.peft import AdapterModule
+
+
+def norms(modules: Iterable[AdapterModule]) -> Iterator[float | None]:
+    """Yield ‖scaling·B·A‖ (Frobenius) of every module, None where a factor holds NaN or Inf.
+
+    ‖scaling·B·A‖² = scaling²·⟨BᵀB, AAᵀ⟩ in float64, from Gram matrices of size (r, r); the product
+    is never formed.
+    """
+    with TensorReader() as reader:
+        for module in modules:
+            yield _norm(reader, module)
+
+
+def _norm(reader: TensorReader, module: AdapterModule) -> float | None:
+    a = reader.rows(module.lora_A, 0, module.rank).astype(np.float64)
+    b = reader.rows(module.lora_B, 0, module.lora_B.shape[0]).astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    square = float(np.vdot(b.T @ b, a @ a.T))
+    return abs(module.scaling) * math.sqrt(max(square, 0.0))
