@@ -2,10 +2,10 @@
 
 #include <cstddef>
 #include <memory>
-#include <new>
 #include <span>
 
 #include "base/checked.hpp"
+#include "base/memory.hpp"
 
 namespace loragraft {
 
@@ -27,7 +27,7 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t size)
-      : data_(static_cast<T*>(::operator new(checked_mul(size, sizeof(T)), kAlignment))),
+      : data_(static_cast<T*>(take_memory(checked_mul(size, sizeof(T)))), {size * sizeof(T)}),
         size_(size) {}
 
   [[nodiscard]] T* data() const { return data_.get(); }
@@ -36,9 +36,9 @@ class AlignedBuffer {
   T& operator[](std::size_t i) const { return data_.get()[i]; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
   struct Free {
-    void operator()(T* pointer) const { ::operator delete(pointer, kAlignment); }
+    std::size_t bytes = 0;
+    void operator()(T* pointer) const { give_memory_back(pointer, bytes); }
   };
   std::unique_ptr<T, Free> data_;
   std::size_t size_ = 0;

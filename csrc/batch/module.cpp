@@ -14,8 +14,8 @@ namespace {
 // sums of single-precision singular values and is summed directly.
 constexpr double kDirectBelow = 1e-2;
 // The same for the residual of the factors as written, from residual_near: 1e-7 ||dW||^2 of error is
-// 1e-6 of the residual's norm at the most.
-constexpr double kNearAbove = 5e-2;
+// 5e-7 of the residual's norm at the most.
+constexpr double kNearAbove = 0.1;
 
 double rounding_square(const TileSums& sums, DType dtype) {
   return sums.binade * std::ldexp(1.0, -2 * mantissa_bits(dtype)) / 12.0;

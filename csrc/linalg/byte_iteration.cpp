@@ -81,11 +81,12 @@ class ByteIteration {
   // Go on with both bytes; false when that was done already.
   bool refine() { return std::exchange(precision_, Precision::fine) == Precision::coarse; }
 
-  // One more half step, with both bytes.
+  // One more half step, with both bytes on the leading columns. The others matter as far as they
+  // mix with these, which is little.
   [[nodiscard]] TruncatedSvd result() {
-    const MatrixView<const float> basis = last().view();
-    multiply(Precision::fine);
-    Triplets found = triplets_of(basis, other().view(), options_.rank);
+    lead();
+    multiply(round_up(options_.rank, kWidthUnit));
+    Triplets found = triplets_of(last().view(), other().view(), options_.rank);
     TruncatedSvd out;
     out.u = right_last_ ? transposed(found.of_product) : std::move(found.of_basis);
     out.vt = right_last_ ? transposed(found.of_basis) : std::move(found.of_product);
@@ -106,8 +107,21 @@ class ByteIteration {
   [[nodiscard]] const Matrix<float>& last() const { return right_last_ ? right_ : left_; }
   [[nodiscard]] const Matrix<float>& other() const { return right_last_ ? left_ : right_; }
 
+  // Turn the side improved last so that its leading directions come first: it is an orthonormal
+  // matrix times the triangle, whose left singular vectors tell.
+  void lead() {
+    const std::size_t l = triangle_.rows();
+    const Matrix<double> square(l, l);
+    gemm(Transpose::no, Transpose::yes, 1.0, triangle_.view(), triangle_.view(), 0.0,
+         square.view());
+    std::vector<double> squares(l);
+    const Matrix<double> leading(l, l);
+    eigen(square.view(), squares.data(), leading.view());
+    (right_last_ ? right_ : left_) = rotate(last().view(), leading, false, l);
+  }
+
   void half_step() {
-    multiply(precision_);
+    multiply(precision_ == Precision::fine ? last().cols() : 0);
     triangle_ = orthonormalize_roughly(other().view());
     right_last_ = !right_last_;
   }
@@ -123,11 +137,11 @@ class ByteIteration {
   }
 
   // The other side becomes A, or A^T, times the last one.
-  void multiply(Precision precision) {
+  void multiply(std::size_t fine) {
     if (right_last_) {
-      bytes_.times(right_.view(), left_.view(), precision, run_);
+      bytes_.times(right_.view(), left_.view(), fine, run_);
     } else {
-      bytes_.transpose_times(left_.view(), right_.view(), precision, run_);
+      bytes_.transpose_times(left_.view(), right_.view(), fine, run_);
     }
     ++passes_;
   }

@@ -12,9 +12,9 @@ namespace loragraft {
 namespace {
 
 // Rows that are multiplied from the left together, a multiple of the rows of a register tile and of
-// kByteStep: 252 x 1024 interleaved bytes stay in the L2 cache, and their sums too.
+// kByteStep: 252 x 2048 interleaved bytes stay in the L2 cache, and their sums too.
 constexpr std::size_t kChunkRows = 252;
-constexpr std::size_t kBackCols = 1024;
+constexpr std::size_t kBackCols = 2048;
 // Rows that are formed and multiplied from the right while their bytes are in the L1 cache.
 constexpr std::size_t kStripRows = 12;
 // Columns multiplied from the right together: as many rows of the operand stay in the L2 cache.
@@ -51,6 +51,15 @@ Scratch& scratch() {
 MatrixView<float> matrix_in(AlignedBuffer<float>& buffer, std::size_t rows, std::size_t cols) {
   if (buffer.size() < rows * cols) buffer = AlignedBuffer<float>(rows * cols);
   return {buffer.data(), rows, cols, cols};
+}
+
+void require_fit(MatrixView<const float> in, MatrixView<const float> out, std::size_t rows_in,
+                 std::size_t rows_out, std::size_t fine) {
+  if (in.rows == rows_in && out.rows == rows_out && in.cols == out.cols && fine <= in.cols &&
+      in.cols % kWidthUnit == 0 && fine % kWidthUnit == 0) {
+    return;
+  }
+  throw Error(Errc::invalid_argument, "byte product: operand shapes do not fit the matrix");
 }
 
 void copy_rows(MatrixView<const float> from, MatrixView<float> to) {
@@ -139,7 +148,7 @@ TileSums ByteMatrix::form_times(MatrixView<const float> x, MatrixView<float> y, 
                              units_[i] = unit_of(kernels().bytes->peak(entries, source_.cols()));
                              split_row(strip, i, entries);
                            });
-        multiply(strip, operand, y, Precision::coarse);
+        multiply(strip, operand, y, 0);
       }
     });
   });
@@ -148,29 +157,31 @@ TileSums ByteMatrix::form_times(MatrixView<const float> x, MatrixView<float> y, 
   return sums;
 }
 
-void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, Precision precision,
+void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, std::size_t fine,
                        const Run& run) {
+  require_fit(x, y, source_.cols(), source_.rows(), fine);
   ByteOperand operand(x.rows, kTileCols, x.cols);
   operand.pack(x);
-  if (precision == Precision::fine) operand.unpack(x);
+  if (fine > 0) operand.unpack(x, fine);
   for_each_band([&](std::size_t first, std::size_t last, bool kept) {
     if (!kept) form_band(first, last, run);
     run.pool.parallel_for(last - first, [&](std::size_t c) {
       run.cancel.check();
-      multiply(chunk_at(first + c), operand, y, precision);
+      multiply(chunk_at(first + c), operand, y, fine);
     });
   });
 }
 
 void ByteMatrix::multiply(const Rows& rows, const ByteOperand& x, MatrixView<float> y,
-                          Precision precision) const {
+                          std::size_t fine) const {
   std::array<float, kChunkRows> scales;
   const float* const units = units_.data() + rows.first;
   std::transform(units, units + rows.count, scales.begin(), scale_of);
   for (std::size_t i = 0; i < rows.count; ++i) std::fill_n(y.row(rows.first + i), y.cols, 0.0F);
   for (std::size_t column = 0; column < source_.cols(); column += kTileCols) {
     const std::size_t t = column / kTileCols;
-    const auto add = [&](const std::uint8_t* a, const ByteOperand::Plane& b, const float* scale) {
+    const auto add = [&](const std::uint8_t* a, const ByteOperand::Plane& b, std::size_t width) {
+      if (width == 0) return;
       kernels().bytes->multiply(
           {.a = a + column,
            .row_stride = ld_,
@@ -178,22 +189,24 @@ void ByteMatrix::multiply(const Rows& rows, const ByteOperand& x, MatrixView<flo
            .rows = rows.count,
            .steps = ceil_div(std::min(kTileCols, source_.cols() - column), kByteStep),
            .b = b.bytes,
+           .b_width = y.cols,
            .b_sums = b.sums,
            .row_scale = scales.data(),
-           .column_scale = scale,
+           .column_scale = b.scale,
            .c = y.row(rows.first),
            .ldc = y.ld,
-           .width = y.cols});
+           .width = width});
     };
-    const bool fine = precision == Precision::fine;
-    add(rows.high, x.high(t), x.high(t).scale);
-    if (fine || x.needs_low(t)) add(rows.high, x.low(t), x.low(t).scale);
-    if (fine) add(rows.low, x.high(t), x.scale_of_low(t));
+    add(rows.high, x.high(t), y.cols);
+    add(rows.high, x.low(t), x.needs_low(t) ? y.cols : fine);
+    add(rows.low, x.high_with_low(t), fine);
+    add(rows.low, x.low_with_low(t), fine);
   }
 }
 
-void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, Precision precision,
+void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, std::size_t fine,
                                  const Run& run) {
+  require_fit(q, z, source_.rows(), source_.cols(), fine);
   const Matrix<float> scaled(q.rows, q.cols);
   const auto scale_rows = [&](MatrixView<const float> from, MatrixView<float> to, auto scale) {
     for (std::size_t i = 0; i < q.rows; ++i) {
@@ -204,8 +217,8 @@ void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, Preci
   scale_rows(q, scaled.view(), scale_of);
   ByteOperand operand(q.rows, kChunkRows, q.cols);
   operand.pack(scaled.view());
-  if (precision == Precision::fine) {
-    operand.unpack(scaled.view());
+  if (fine > 0) {
+    operand.unpack(scaled.view(), fine);
     scale_rows(scaled.view(), q, [](float unit) { return reciprocal(scale_of(unit)); });
   }
   for (std::size_t i = 0; i < z.rows; ++i) std::fill_n(z.row(i), z.cols, 0.0F);
@@ -213,26 +226,26 @@ void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, Preci
     if (!kept) form_band(first, last, run);
     run.pool.parallel_for(ceil_div(source_.cols(), kBackCols), [&](std::size_t part) {
       run.cancel.check();
-      multiply_back(part * kBackCols, first, last, operand, z, precision);
+      multiply_back(part * kBackCols, first, last, operand, z, fine);
     });
   });
 }
 
 // Rows column ... column + kBackCols of z += of A^T q, summed over the rows of some chunks.
 void ByteMatrix::multiply_back(std::size_t column, std::size_t first, std::size_t last,
-                               const ByteOperand& q, MatrixView<float> z, Precision precision) const {
+                               const ByteOperand& q, MatrixView<float> z, std::size_t fine) const {
   const std::size_t cols = std::min(kBackCols, source_.cols() - column);
   // Whole blocks are summed, with columns that are not there at the end.
   const MatrixView<float> sum = matrix_in(scratch().sums, round_up(cols, kByteUnit), z.cols);
   const MatrixView<float> out{z.row(column), cols, z.cols, z.ld};
   copy_rows(out, sum);
   std::fill(sum.row(cols), sum.row(sum.rows), 0.0F);
-  for (std::size_t c = first; c < last; ++c) multiply_back(chunk_at(c), column, q, sum, precision);
+  for (std::size_t c = first; c < last; ++c) multiply_back(chunk_at(c), column, q, sum, fine);
   copy_rows({sum.data, cols, sum.cols, sum.ld}, out);
 }
 
 void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteOperand& q,
-                               MatrixView<float> sum, Precision precision) const {
+                               MatrixView<float> sum, std::size_t fine) const {
   static constexpr auto kPlaces = interleaved_columns();
   const ByteKernels& kernel = *kernels().bytes;
   const std::size_t c = rows.first / kChunkRows;
@@ -246,7 +259,8 @@ void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteO
                         mixed + s * kByteStep * kByteUnit, block_bytes);
     }
   };
-  const auto add = [&](const ByteOperand::Plane& b, const float* scale) {
+  const auto add = [&](const ByteOperand::Plane& b, std::size_t width) {
+    if (width == 0) return;
     for (std::size_t block = 0; block < blocks; ++block) {
       kernel.multiply({.a = mixed + block * block_bytes,
                        .row_stride = kByteStep,
@@ -254,22 +268,23 @@ void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteO
                        .rows = kByteUnit,
                        .steps = quads,
                        .b = b.bytes,
+                       .b_width = sum.cols,
                        .b_sums = b.sums,
                        .row_scale = nullptr,
-                       .column_scale = scale,
+                       .column_scale = b.scale,
                        .c = sum.row(block * kByteUnit),
                        .ldc = sum.ld,
-                       .width = sum.cols,
+                       .width = width,
                        .places = kPlaces.data()});
     }
   };
   mix(rows.high);
-  const bool fine = precision == Precision::fine;
-  add(q.high(c), q.high(c).scale);
-  if (fine || q.needs_low(c)) add(q.low(c), q.low(c).scale);
-  if (!fine) return;
+  add(q.high(c), sum.cols);
+  add(q.low(c), q.needs_low(c) ? sum.cols : fine);
+  if (fine == 0) return;
   mix(rows.low);
-  add(q.high(c), q.scale_of_low(c));
+  add(q.high_with_low(c), fine);
+  add(q.low_with_low(c), fine);
 }
 
 double ByteMatrix::error_square(Precision precision) const {

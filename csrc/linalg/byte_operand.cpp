@@ -21,7 +21,7 @@ ByteOperand::ByteOperand(std::size_t rows, std::size_t block_rows, std::size_t w
   high_ = AlignedBuffer<std::int8_t>(bytes);
   low_ = AlignedBuffer<std::int8_t>(bytes);
   sums_ = Matrix<std::int32_t>(2 * blocks, width);
-  scales_ = Matrix<float>(3 * blocks, width);
+  scales_ = Matrix<float>(4 * blocks, width);
   needs_low_.resize(blocks);
 }
 
@@ -36,7 +36,7 @@ void ByteOperand::pack(MatrixView<const float> x) {
 void ByteOperand::pack_block(MatrixView<const float> x, std::size_t block) {
   const ByteKernels& kernel = *kernels().bytes;
   std::int32_t* const sums = sums_.row(2 * block);
-  float* const scale = scales_.row(3 * block);
+  float* const scale = scales_.row(4 * block);
   std::fill_n(sums, 2 * width_, 0);
   std::vector<float> squares(width_);
   kernel.measure_columns(x.data, x.ld, x.rows, width_, scale, squares.data());
@@ -49,7 +49,8 @@ void ByteOperand::pack_block(MatrixView<const float> x, std::size_t block) {
     factors[j] = scale[j] > kSmallestPeak ? kernel.limit / scale[j] : 0.0F;
     scale[j] = step;
     scale[width_ + j] = step / (2.0F * kernel.limit);
-    scale[2 * width_ + j] = step / 256.0F;
+    scale[2 * width_ + j] = scale[j] / 256.0F;
+    scale[3 * width_ + j] = scale[width_ + j] / 256.0F;
   }
   const std::size_t at = block * block_rows_ * width_;
   const std::size_t whole = x.rows / kByteStep * kByteStep;
@@ -64,34 +65,40 @@ void ByteOperand::pack_block(MatrixView<const float> x, std::size_t block) {
               {out.high + behind, out.low + behind, out.high_sums, out.low_sums});
 }
 
-void ByteOperand::unpack(MatrixView<float> x) const {
+void ByteOperand::unpack(MatrixView<float> x, std::size_t fine) const {
   for (std::size_t i = 0; i < x.rows; ++i) {
     const std::size_t block = i / block_rows_;
     const Plane high_plane = high(block);
     const Plane low_plane = low(block);
     const std::size_t row = i % block_rows_;
     const std::size_t at = row / kByteStep * width_ * kByteStep + row % kByteStep;
+    // Where columns need their low bytes, all of them were used.
+    const std::size_t both = needs_low(block) ? width_ : fine;
     for (std::size_t j = 0; j < width_; ++j) {
       const auto value = [&](const Plane& plane) {
         return static_cast<float>(plane.bytes[at + j * kByteStep]) * plane.scale[j];
       };
-      x.row(i)[j] = value(high_plane) + value(low_plane);
+      x.row(i)[j] = value(high_plane) + (j < both ? value(low_plane) : 0.0F);
     }
   }
 }
 
 ByteOperand::Plane ByteOperand::high(std::size_t block) const {
   return {high_.data() + block * block_rows_ * width_, sums_.row(2 * block),
-          scales_.row(3 * block)};
+          scales_.row(4 * block)};
 }
 
 ByteOperand::Plane ByteOperand::low(std::size_t block) const {
   return {low_.data() + block * block_rows_ * width_, sums_.row(2 * block + 1),
-          scales_.row(3 * block + 1)};
+          scales_.row(4 * block + 1)};
 }
 
-const float* ByteOperand::scale_of_low(std::size_t block) const {
-  return scales_.row(3 * block + 2);
+ByteOperand::Plane ByteOperand::high_with_low(std::size_t block) const {
+  return {high(block).bytes, high(block).sums, scales_.row(4 * block + 2)};
+}
+
+ByteOperand::Plane ByteOperand::low_with_low(std::size_t block) const {
+  return {low(block).bytes, low(block).sums, scales_.row(4 * block + 3)};
 }
 
 }  // namespace loragraft

@@ -18,8 +18,9 @@ class ByteOperand {
   // Take the values of x (at most `rows` of them).
   void pack(MatrixView<const float> x);
 
-  // What both bytes stand for, into x, a matrix as it was packed.
-  void unpack(MatrixView<float> x) const;
+  // What is stood for by both bytes of the first `fine` columns and the high bytes of the others,
+  // into x, a matrix as it was packed.
+  void unpack(MatrixView<float> x, std::size_t fine) const;
 
   struct Plane {
     const std::int8_t* bytes;
@@ -28,8 +29,9 @@ class ByteOperand {
   };
   [[nodiscard]] Plane high(std::size_t block) const;
   [[nodiscard]] Plane low(std::size_t block) const;
-  // The scale of products with the low bytes of the other operand.
-  [[nodiscard]] const float* scale_of_low(std::size_t block) const;
+  // The scales of products with the low bytes of the other operand.
+  [[nodiscard]] Plane high_with_low(std::size_t block) const;
+  [[nodiscard]] Plane low_with_low(std::size_t block) const;
 
   // Whether high bytes alone are too rough for a column of the block: one whose weight sits in few
   // entries.
@@ -43,7 +45,7 @@ class ByteOperand {
   AlignedBuffer<std::int8_t> high_;
   AlignedBuffer<std::int8_t> low_;
   Matrix<std::int32_t> sums_;  // (2 * blocks, width)
-  Matrix<float> scales_;       // (3 * blocks, width): high, low, of the other's low
+  Matrix<float> scales_;       // (4 * blocks, width): high, low, both with the other's low
   std::vector<bool> needs_low_;  // by block
 };
 

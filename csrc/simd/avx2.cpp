@@ -58,15 +58,12 @@ struct Vec {
   struct Sums {
     __m256d low = _mm256_setzero_pd();
     __m256d high = _mm256_setzero_pd();
-    static __m256d front(Vec x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x.value)); }
-    static __m256d back(Vec x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x.value, 1)); }
-    void add(Vec x) {
-      low = _mm256_add_pd(low, front(x));
-      high = _mm256_add_pd(high, back(x));
-    }
-    void add_square(Vec x) {
-      low = _mm256_fmadd_pd(front(x), front(x), low);
-      high = _mm256_fmadd_pd(back(x), back(x), high);
+    // From memory, where widening needs no shuffle.
+    void add_squares(const float* p) {
+      const __m256d front = _mm256_cvtps_pd(_mm_loadu_ps(p));
+      const __m256d back = _mm256_cvtps_pd(_mm_loadu_ps(p + 4));
+      low = _mm256_fmadd_pd(front, front, low);
+      high = _mm256_fmadd_pd(back, back, high);
     }
     [[nodiscard]] double total() const {
       double lanes[4];

@@ -52,15 +52,12 @@ struct Vec {
   struct Sums {
     __m512d low = _mm512_setzero_pd();
     __m512d high = _mm512_setzero_pd();
-    static __m512d front(Vec x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x.value)); }
-    static __m512d back(Vec x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x.value, 1)); }
-    void add(Vec x) {
-      low = _mm512_add_pd(low, front(x));
-      high = _mm512_add_pd(high, back(x));
-    }
-    void add_square(Vec x) {
-      low = _mm512_fmadd_pd(front(x), front(x), low);
-      high = _mm512_fmadd_pd(back(x), back(x), high);
+    // From memory, where widening needs no shuffle.
+    void add_squares(const float* p) {
+      const __m512d front = _mm512_cvtps_pd(_mm256_loadu_ps(p));
+      const __m512d back = _mm512_cvtps_pd(_mm256_loadu_ps(p + 8));
+      low = _mm512_fmadd_pd(front, front, low);
+      high = _mm512_fmadd_pd(back, back, high);
     }
     [[nodiscard]] double total() const { return _mm512_reduce_add_pd(_mm512_add_pd(low, high)); }
   };

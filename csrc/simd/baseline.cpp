@@ -73,12 +73,9 @@ struct Vec {
 
   struct Sums {
     double sum[kLanes] = {};
-    void add(const Vec& x) {
-      for (std::size_t i = 0; i < kLanes; ++i) sum[i] += static_cast<double>(x.value[i]);
-    }
-    void add_square(const Vec& x) {
+    void add_squares(const float* p) {
       for (std::size_t i = 0; i < kLanes; ++i) {
-        sum[i] += static_cast<double>(x.value[i]) * static_cast<double>(x.value[i]);
+        sum[i] += static_cast<double>(p[i]) * static_cast<double>(p[i]);
       }
     }
     [[nodiscard]] double total() const { return (sum[0] + sum[1]) + (sum[2] + sum[3]); }

@@ -115,7 +115,7 @@ void byte_register_tile(const ByteTile& tile, std::size_t row, std::size_t colum
       for (std::size_t v = 0; v < kV; ++v) acc[i][v] = Bytes::dot(acc[i][v], x, operand[v]);
     }
     a += tile.step_stride;
-    b += tile.width * kByteStep;
+    b += tile.b_width * kByteStep;
   }
 #pragma GCC unroll 32
   for (std::size_t i = 0; i < kR; ++i) {

@@ -7,8 +7,7 @@
 
 namespace loragraft {
 
-// Sums over the elements of a tile, in double precision; of the last two, squares of four elements
-// are added in single precision first, which is good to 2^-22 at the very worst.
+// Sums over the elements of a tile, in double precision.
 struct TileSums {
   double delta = 0.0;   // of (tuned - base)^2
   double base = 0.0;    // of base^2

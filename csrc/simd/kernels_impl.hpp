@@ -7,7 +7,7 @@
 // Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
 // add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, store_bf16 and store_f16 (to nearest
 // even), binade (clears sign and mantissa), for arithmetic on bytes mul and magnitude (clears the sign),
-// and a nested Sums {add(Vec), add_square(Vec), total()} in double precision.
+// and a nested Sums {add_squares(const float*), total()} in double precision.
 
 namespace loragraft {
 namespace {
@@ -108,23 +108,37 @@ Vec binade_of(Vec value) {
 template <DType B, DType T>
 void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::size_t n,
                 TileSums& sums) {
+  // Some vectors at a time go through memory on their way to double precision.
+  constexpr std::size_t kBlock = 4 * Vec::kLanes;
   Vec::Sums delta_squares;
   Vec::Sums base_squares;
   Vec::Sums binade_squares;
-  const auto take = [&](Vec b, Vec t) {
-    const Vec d = sub(t, b);
-    delta_squares.add_square(d);
-    base_squares.add_square(b);
-    binade_squares.add_square(binade_of<T>(t));
-    return d;
+  float bases[kBlock];
+  float binades[kBlock];
+  const auto form = [&](Vec b, Vec t, std::size_t at, float* d) {
+    sub(t, b).store(d);
+    b.store(bases + at);
+    binade_of<T>(t).store(binades + at);
+  };
+  const auto take = [&](std::size_t at, const float* d) {
+    delta_squares.add_squares(d);
+    base_squares.add_squares(bases + at);
+    binade_squares.add_squares(binades + at);
   };
   std::size_t i = 0;
-  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
-    take(load_at<B>(base, i), load_at<T>(tuned, i)).store(out + i);
+  for (; i + kBlock <= n; i += kBlock) {
+    for (std::size_t k = 0; k < kBlock; k += Vec::kLanes) {
+      form(load_at<B>(base, i + k), load_at<T>(tuned, i + k), k, out + i + k);
+    }
+    for (std::size_t k = 0; k < kBlock; k += Vec::kLanes) take(k, out + i + k);
   }
-  if (i < n) {
-    const Vec t = load_part<T>(tuned + i * size_of(T), n - i);
-    store_part(out + i, take(load_part<B>(base + i * size_of(B), n - i), t), n - i);
+  for (; i < n; i += Vec::kLanes) {
+    const std::size_t count = n - i < Vec::kLanes ? n - i : Vec::kLanes;
+    float part[Vec::kLanes];
+    form(load_part<B>(base + i * size_of(B), count), load_part<T>(tuned + i * size_of(T), count), 0,
+         part);
+    take(0, part);
+    __builtin_memcpy(out + i, part, count * sizeof(float));
   }
   sums.delta += delta_squares.total();
   sums.base += base_squares.total();
@@ -204,9 +218,11 @@ inline void skinny(const float* a, std::size_t row_stride, std::size_t step_stri
 inline double sum_squares(const float* values, std::size_t n) {
   Vec::Sums squares;
   std::size_t i = 0;
-  for (; i + Vec::kLanes <= n; i += Vec::kLanes) squares.add_square(Vec::load(values + i));
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) squares.add_squares(values + i);
   if (i < n) {
-    squares.add_square(load_part<DType::f32>(reinterpret_cast<const std::byte*>(values + i), n - i));
+    float part[Vec::kLanes];
+    load_part<DType::f32>(reinterpret_cast<const std::byte*>(values + i), n - i).store(part);
+    squares.add_squares(part);
   }
   return squares.total();
 }
