@@ -30,14 +30,16 @@ struct Philox {
     return c;
   }
 
-  // Fill out[0, count) with values uniform on (-1, 1). Uniform rather than Gaussian entries: as
-  // sub-Gaussian as a sketch needs, and free of libm, whose last bits differ between systems.
+  // Fill out[0, count) with the odd multiples of 1/256 in (-1, 1), each as likely. Uniform rather
+  // than Gaussian entries: as sub-Gaussian as a sketch needs, and free of libm, whose last bits
+  // differ between systems.
   void fill_uniform(float* out, std::size_t count) const {
-    for (std::size_t i = 0; i < count; i += 4) {
-      const Block bits = block(i / 4);
-      for (std::size_t j = 0; j < 4 && i + j < count; ++j) {
-        const auto centred = static_cast<std::int32_t>(bits[j] >> 8) * 2 - 0xFFFFFF;
-        out[i + j] = static_cast<float>(centred) * 0x1p-24F;
+    constexpr std::size_t kPerBlock = 16;
+    for (std::size_t i = 0; i < count; i += kPerBlock) {
+      const Block bits = block(i / kPerBlock);
+      for (std::size_t j = 0; j < kPerBlock && i + j < count; ++j) {
+        const auto byte = static_cast<std::int32_t>((bits[j / 4] >> (8 * (j % 4))) & 0xFFU);
+        out[i + j] = static_cast<float>(2 * byte - 255) * 0x1p-8F;
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <span>
 
 #include "linalg/blas.hpp"
@@ -40,16 +41,23 @@ Matrix<float> transposed(const Matrix<float>& in) {
 }
 
 void fix_signs(TruncatedSvd& result) {
-  const std::size_t m = result.u.rows();
-  for (std::size_t j = 0; j < result.s.size(); ++j) {
-    float largest = 0.0F;
-    for (std::size_t i = 0; i < m; ++i) {
-      const float entry = result.u.row(i)[j];
-      if (std::abs(entry) > std::abs(largest)) largest = entry;
+  const std::size_t k = result.s.size();
+  std::vector<float> largest(k, 0.0F);
+  for (std::size_t i = 0; i < result.u.rows(); ++i) {
+    const float* const row = result.u.row(i);
+    for (std::size_t j = 0; j < k; ++j) {
+      if (std::abs(row[j]) > std::abs(largest[j])) largest[j] = row[j];
     }
-    if (largest >= 0.0F) continue;
-    for (std::size_t i = 0; i < m; ++i) result.u.row(i)[j] = -result.u.row(i)[j];
-    for (float& entry : std::span(result.vt.row(j), result.vt.cols())) entry = -entry;
+  }
+  std::vector<float> signs(k);
+  std::ranges::transform(largest, signs.begin(), [](float x) { return x < 0.0F ? -1.0F : 1.0F; });
+  for (std::size_t i = 0; i < result.u.rows(); ++i) {
+    float* const row = result.u.row(i);
+    std::transform(row, row + k, signs.begin(), row, std::multiplies<>());
+  }
+  for (std::size_t j = 0; j < k; ++j) {
+    float* const row = result.vt.row(j);
+    std::transform(row, row + result.vt.cols(), row, [s = signs[j]](float x) { return s * x; });
   }
 }
 

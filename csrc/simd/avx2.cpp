@@ -75,7 +75,7 @@ struct Vec {
 
 struct Bytes {
   static constexpr float kLimit = 64.0F;
-  static constexpr std::size_t kTall = 5;  // 10 accumulators, 2 operands, 1 broadcast, 2 temporary
+  static constexpr std::size_t kTall = 4;  // 8 accumulators, 2 operands, 1 broadcast, 2 temporary
   static constexpr std::size_t kShort = 4;
   static constexpr std::size_t kSplit = 32;
 
