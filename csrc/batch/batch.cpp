@@ -7,13 +7,6 @@
 
 namespace loragraft {
 
-namespace {
-
-// Memory for the bytes of a matrix, per thread: enough for 2 bytes for each of 48 million weights.
-constexpr std::size_t kWorkspace = std::size_t{96} << 20;
-
-}  // namespace
-
 Batch::Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads)
     : tasks_(std::move(tasks)), options_(std::move(options)) {
   try {
@@ -35,7 +28,7 @@ void Batch::drive(std::size_t threads) {
   try {
     ThreadPool pool(threads);
     const std::size_t lent = std::min(pool.threads(), tasks_.size());
-    Workspaces workspaces(lent, kWorkspace * pool.threads() / std::max<std::size_t>(1, lent));
+    Workspaces workspaces(lent, checked_mul(options_.workspace, pool.threads()) / std::max<std::size_t>(1, lent));
     const Run run{.pool = pool, .cancel = cancel_, .workspaces = &workspaces};
     pool.parallel_for(tasks_.size(), [&](std::size_t i) {
       cancel_.check();

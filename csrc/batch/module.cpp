@@ -13,8 +13,8 @@ namespace {
 // Below this share of ||dW||^2, the energy left out is no longer known from the difference of two
 // sums of single-precision singular values and is summed directly.
 constexpr double kDirectBelow = 1e-2;
-// The same for the residual of the factors as written, from residual_near: 1e-7 ||dW||^2 of error is
-// 5e-7 of the residual's norm at the most.
+// The same for the residual of the factors as written, from residual_near: 1e-7 ||dW||^2 of error
+// is 5e-7 of the residual's norm at the most.
 constexpr double kNearAbove = 0.1;
 
 double rounding_square(const TileSums& sums, DType dtype) {
@@ -75,7 +75,8 @@ void factor(const ModuleTask& task, std::size_t index, const ModuleOptions& opti
                                          {.rank = task.rank,
                                           .oversampling = options.oversampling,
                                           .power_iterations = options.power_iterations,
-                                          .key = task.key},
+                                          .key = task.key,
+                                          .arithmetic = options.arithmetic},
                                          run);
   result.delta_square = svd.sums.delta;
   result.base_square = svd.sums.base;

@@ -31,6 +31,10 @@ struct ModuleOptions {
   std::size_t oversampling = 8;
   std::optional<std::size_t> power_iterations;
   std::optional<DType> dtype;  // of the factors
+  Arithmetic arithmetic = Arithmetic::automatic;
+  // Bytes of memory for each thread to keep a matrix's bytes in: enough for 48 million weights. The
+  // results do not depend on it.
+  std::size_t workspace = std::size_t{96} << 20;
   // The rank to write, of the singular values of one factorisation; unset: all of them.
   std::function<std::size_t(std::size_t task, const Spectrum&)> choose_rank;
 };

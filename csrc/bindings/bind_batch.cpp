@@ -24,13 +24,22 @@ std::optional<DType> factor_dtype(const std::string& code) {
   return dtype_from_code(code.c_str());
 }
 
+Arithmetic arithmetic_named(const std::string& name) {
+  if (name == "auto") return Arithmetic::automatic;
+  if (name == "floats") return Arithmetic::floats;
+  throw Error(Errc::invalid_argument, "arithmetic " + name + ": expected auto or floats");
+}
+
 BatchHolder make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
                        std::optional<std::size_t> power_iterations, const std::string& dtype,
-                       std::optional<ChooseRank> choose_rank, std::size_t threads) {
+                       std::optional<ChooseRank> choose_rank, std::size_t threads,
+                       const std::string& arithmetic, std::optional<std::size_t> workspace) {
   ModuleOptions options{.oversampling = oversampling,
                         .power_iterations = power_iterations,
                         .dtype = factor_dtype(dtype),
+                        .arithmetic = arithmetic_named(arithmetic),
                         .choose_rank = {}};
+  if (workspace) options.workspace = *workspace;
   if (choose_rank) {
     // pybind11's std::function takes the GIL itself, on whichever worker calls it.
     options.choose_rank = [choose = *std::move(choose_rank)](std::size_t i, const Spectrum& s) {
@@ -99,7 +108,7 @@ void register_batch(py::module_& module) {
   py::class_<Batch, BatchHolder>(module, "Batch")
       .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),
            py::arg("power_iterations"), py::arg("dtype"), py::arg("choose_rank"),
-           py::arg("threads"))
+           py::arg("threads"), py::arg("arithmetic") = "auto", py::arg("workspace") = py::none())
       .def("next", &next, py::arg("timeout"))
       .def_property_readonly("exhausted", &Batch::exhausted)
       .def("cancel", &Batch::cancel)

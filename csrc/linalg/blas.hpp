@@ -29,8 +29,8 @@ bool cholesky(MatrixView<double> g);
 // Inverse of an upper triangle, in place.
 void invert_upper(MatrixView<double> r);
 
-// Eigenvalues of a symmetric matrix (n, n), destroyed, decreasing, and eigenvectors: a = v diag v^T.
-// Only the upper triangle is read.
+// Eigenvalues of a symmetric matrix (n, n), destroyed, decreasing, and eigenvectors: a = v diag
+// v^T. Only the upper triangle is read.
 void eigen(MatrixView<double> a, double* values, MatrixView<double> v);
 
 // Singular values of a square matrix, destroyed, decreasing.

@@ -20,8 +20,8 @@ namespace {
 constexpr double kLossFactor = 4.0;
 // Share of the energy left out that may be lost so: 2e-4 of the error.
 constexpr double kLossShare = 4e-4;
-// Share of the energy below which what is left out is not known from bytes: they give singular values
-// to about 1e-5.
+// Share of the energy below which what is left out is not known from bytes: they give singular
+// values to about 1e-5.
 constexpr double kKnownShare = 1e-3;
 // Exponents of the root mean square of entries whose squares and reciprocals are far from the
 // limits of float.
@@ -73,19 +73,18 @@ class ByteIteration {
     const auto leading = squares.begin() + static_cast<std::ptrdiff_t>(options_.rank);
     const double left_out = sums.delta - std::accumulate(squares.begin(), leading, 0.0);
     if (left_out < kKnownShare * sums.delta) return false;
-    const auto share = static_cast<double>(options_.rank) /
-                       static_cast<double>(std::min(a_.rows(), a_.cols()));
+    const auto share =
+        static_cast<double>(options_.rank) / static_cast<double>(std::min(a_.rows(), a_.cols()));
     return kLossFactor * share * bytes_.error_square(precision_) <= kLossShare * left_out;
   }
 
   // Go on with both bytes; false when that was done already.
   bool refine() { return std::exchange(precision_, Precision::fine) == Precision::coarse; }
 
-  // One more half step, with both bytes on the leading columns. The others matter as far as they
-  // mix with these, which is little.
+  // One more half step, with both bytes of all columns: where singular values are close, rounding
+  // would choose between the directions and look like energy.
   [[nodiscard]] TruncatedSvd result() {
-    lead();
-    multiply(round_up(options_.rank, kWidthUnit));
+    multiply(Precision::fine);
     Triplets found = triplets_of(last().view(), other().view(), options_.rank);
     TruncatedSvd out;
     out.u = right_last_ ? transposed(found.of_product) : std::move(found.of_basis);
@@ -107,21 +106,8 @@ class ByteIteration {
   [[nodiscard]] const Matrix<float>& last() const { return right_last_ ? right_ : left_; }
   [[nodiscard]] const Matrix<float>& other() const { return right_last_ ? left_ : right_; }
 
-  // Turn the side improved last so that its leading directions come first: it is an orthonormal
-  // matrix times the triangle, whose left singular vectors tell.
-  void lead() {
-    const std::size_t l = triangle_.rows();
-    const Matrix<double> square(l, l);
-    gemm(Transpose::no, Transpose::yes, 1.0, triangle_.view(), triangle_.view(), 0.0,
-         square.view());
-    std::vector<double> squares(l);
-    const Matrix<double> leading(l, l);
-    eigen(square.view(), squares.data(), leading.view());
-    (right_last_ ? right_ : left_) = rotate(last().view(), leading, false, l);
-  }
-
   void half_step() {
-    multiply(precision_ == Precision::fine ? last().cols() : 0);
+    multiply(precision_);
     triangle_ = orthonormalize_roughly(other().view());
     right_last_ = !right_last_;
   }
@@ -137,11 +123,11 @@ class ByteIteration {
   }
 
   // The other side becomes A, or A^T, times the last one.
-  void multiply(std::size_t fine) {
+  void multiply(Precision precision) {
     if (right_last_) {
-      bytes_.times(right_.view(), left_.view(), fine, run_);
+      bytes_.times(right_.view(), left_.view(), precision, run_);
     } else {
-      bytes_.transpose_times(left_.view(), right_.view(), fine, run_);
+      bytes_.transpose_times(left_.view(), right_.view(), precision, run_);
     }
     ++passes_;
   }

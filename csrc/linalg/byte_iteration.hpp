@@ -9,7 +9,7 @@ namespace loragraft {
 // A subspace that is multiplied on forgives errors: what rounding adds to it in directions that
 // matter little shrinks with every product. So the half steps use the high bytes of both sides
 // (about 1 % of the root mean square), and only the last product, which becomes one of the factors,
-// uses both (about 1e-4), on as many columns as the rank needs. What the bytes of the matrix do not
+// uses both (as good as single precision). What the bytes of the matrix do not
 // see moves the subspace for good: its squared norm E leaves about rank / min(m, n) * E of energy
 // behind (second-order perturbation of a projection, E being spread evenly). Where that is not
 // negligible beside the energy left out anyway, iteration goes on with both bytes, and where even

@@ -54,9 +54,9 @@ MatrixView<float> matrix_in(AlignedBuffer<float>& buffer, std::size_t rows, std:
 }
 
 void require_fit(MatrixView<const float> in, MatrixView<const float> out, std::size_t rows_in,
-                 std::size_t rows_out, std::size_t fine) {
-  if (in.rows == rows_in && out.rows == rows_out && in.cols == out.cols && fine <= in.cols &&
-      in.cols % kWidthUnit == 0 && fine % kWidthUnit == 0) {
+                 std::size_t rows_out) {
+  if (in.rows == rows_in && out.rows == rows_out && in.cols == out.cols &&
+      in.cols % kWidthUnit == 0) {
     return;
   }
   throw Error(Errc::invalid_argument, "byte product: operand shapes do not fit the matrix");
@@ -127,9 +127,8 @@ void ByteMatrix::form_band(std::size_t first, std::size_t last, const Run& run) 
   run.pool.parallel_for(last - first, [&](std::size_t c) {
     run.cancel.check();
     const Rows chunk = chunk_at(first + c);
-    source_.visit_rows(chunk.first, chunk.count, nullptr, [&](std::size_t row, float* entries) {
-      split_row(chunk, row, entries);
-    });
+    source_.visit_rows(chunk.first, chunk.count, nullptr,
+                       [&](std::size_t row, float* entries) { split_row(chunk, row, entries); });
   });
 }
 
@@ -148,7 +147,7 @@ TileSums ByteMatrix::form_times(MatrixView<const float> x, MatrixView<float> y, 
                              units_[i] = unit_of(kernels().bytes->peak(entries, source_.cols()));
                              split_row(strip, i, entries);
                            });
-        multiply(strip, operand, y, 0);
+        multiply(strip, operand, y, Precision::coarse);
       }
     });
   });
@@ -157,31 +156,30 @@ TileSums ByteMatrix::form_times(MatrixView<const float> x, MatrixView<float> y, 
   return sums;
 }
 
-void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, std::size_t fine,
+void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, Precision precision,
                        const Run& run) {
-  require_fit(x, y, source_.cols(), source_.rows(), fine);
+  require_fit(x, y, source_.cols(), source_.rows());
   ByteOperand operand(x.rows, kTileCols, x.cols);
   operand.pack(x);
-  if (fine > 0) operand.unpack(x, fine);
+  if (precision == Precision::fine) operand.unpack(x);
   for_each_band([&](std::size_t first, std::size_t last, bool kept) {
     if (!kept) form_band(first, last, run);
     run.pool.parallel_for(last - first, [&](std::size_t c) {
       run.cancel.check();
-      multiply(chunk_at(first + c), operand, y, fine);
+      multiply(chunk_at(first + c), operand, y, precision);
     });
   });
 }
 
 void ByteMatrix::multiply(const Rows& rows, const ByteOperand& x, MatrixView<float> y,
-                          std::size_t fine) const {
+                          Precision precision) const {
   std::array<float, kChunkRows> scales;
   const float* const units = units_.data() + rows.first;
   std::transform(units, units + rows.count, scales.begin(), scale_of);
   for (std::size_t i = 0; i < rows.count; ++i) std::fill_n(y.row(rows.first + i), y.cols, 0.0F);
   for (std::size_t column = 0; column < source_.cols(); column += kTileCols) {
     const std::size_t t = column / kTileCols;
-    const auto add = [&](const std::uint8_t* a, const ByteOperand::Plane& b, std::size_t width) {
-      if (width == 0) return;
+    const auto add = [&](const std::uint8_t* a, const ByteOperand::Plane& b) {
       kernels().bytes->multiply(
           {.a = a + column,
            .row_stride = ld_,
@@ -189,24 +187,25 @@ void ByteMatrix::multiply(const Rows& rows, const ByteOperand& x, MatrixView<flo
            .rows = rows.count,
            .steps = ceil_div(std::min(kTileCols, source_.cols() - column), kByteStep),
            .b = b.bytes,
-           .b_width = y.cols,
            .b_sums = b.sums,
            .row_scale = scales.data(),
            .column_scale = b.scale,
            .c = y.row(rows.first),
            .ldc = y.ld,
-           .width = width});
+           .width = y.cols});
     };
-    add(rows.high, x.high(t), y.cols);
-    add(rows.high, x.low(t), x.needs_low(t) ? y.cols : fine);
-    add(rows.low, x.high_with_low(t), fine);
-    add(rows.low, x.low_with_low(t), fine);
+    const bool fine = precision == Precision::fine;
+    add(rows.high, x.high(t));
+    if (fine || x.needs_low(t)) add(rows.high, x.low(t));
+    if (!fine) continue;
+    add(rows.low, x.high_with_low(t));
+    add(rows.low, x.low_with_low(t));
   }
 }
 
-void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, std::size_t fine,
+void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, Precision precision,
                                  const Run& run) {
-  require_fit(q, z, source_.rows(), source_.cols(), fine);
+  require_fit(q, z, source_.rows(), source_.cols());
   const Matrix<float> scaled(q.rows, q.cols);
   const auto scale_rows = [&](MatrixView<const float> from, MatrixView<float> to, auto scale) {
     for (std::size_t i = 0; i < q.rows; ++i) {
@@ -217,8 +216,8 @@ void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, std::
   scale_rows(q, scaled.view(), scale_of);
   ByteOperand operand(q.rows, kChunkRows, q.cols);
   operand.pack(scaled.view());
-  if (fine > 0) {
-    operand.unpack(scaled.view(), fine);
+  if (precision == Precision::fine) {
+    operand.unpack(scaled.view());
     scale_rows(scaled.view(), q, [](float unit) { return reciprocal(scale_of(unit)); });
   }
   for (std::size_t i = 0; i < z.rows; ++i) std::fill_n(z.row(i), z.cols, 0.0F);
@@ -226,26 +225,27 @@ void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, std::
     if (!kept) form_band(first, last, run);
     run.pool.parallel_for(ceil_div(source_.cols(), kBackCols), [&](std::size_t part) {
       run.cancel.check();
-      multiply_back(part * kBackCols, first, last, operand, z, fine);
+      multiply_back(part * kBackCols, first, last, operand, z, precision);
     });
   });
 }
 
 // Rows column ... column + kBackCols of z += of A^T q, summed over the rows of some chunks.
 void ByteMatrix::multiply_back(std::size_t column, std::size_t first, std::size_t last,
-                               const ByteOperand& q, MatrixView<float> z, std::size_t fine) const {
+                               const ByteOperand& q, MatrixView<float> z,
+                               Precision precision) const {
   const std::size_t cols = std::min(kBackCols, source_.cols() - column);
   // Whole blocks are summed, with columns that are not there at the end.
   const MatrixView<float> sum = matrix_in(scratch().sums, round_up(cols, kByteUnit), z.cols);
   const MatrixView<float> out{z.row(column), cols, z.cols, z.ld};
   copy_rows(out, sum);
   std::fill(sum.row(cols), sum.row(sum.rows), 0.0F);
-  for (std::size_t c = first; c < last; ++c) multiply_back(chunk_at(c), column, q, sum, fine);
+  for (std::size_t c = first; c < last; ++c) multiply_back(chunk_at(c), column, q, sum, precision);
   copy_rows({sum.data, cols, sum.cols, sum.ld}, out);
 }
 
 void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteOperand& q,
-                               MatrixView<float> sum, std::size_t fine) const {
+                               MatrixView<float> sum, Precision precision) const {
   static constexpr auto kPlaces = interleaved_columns();
   const ByteKernels& kernel = *kernels().bytes;
   const std::size_t c = rows.first / kChunkRows;
@@ -259,8 +259,7 @@ void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteO
                         mixed + s * kByteStep * kByteUnit, block_bytes);
     }
   };
-  const auto add = [&](const ByteOperand::Plane& b, std::size_t width) {
-    if (width == 0) return;
+  const auto add = [&](const ByteOperand::Plane& b) {
     for (std::size_t block = 0; block < blocks; ++block) {
       kernel.multiply({.a = mixed + block * block_bytes,
                        .row_stride = kByteStep,
@@ -268,23 +267,23 @@ void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteO
                        .rows = kByteUnit,
                        .steps = quads,
                        .b = b.bytes,
-                       .b_width = sum.cols,
                        .b_sums = b.sums,
                        .row_scale = nullptr,
                        .column_scale = b.scale,
                        .c = sum.row(block * kByteUnit),
                        .ldc = sum.ld,
-                       .width = width,
+                       .width = sum.cols,
                        .places = kPlaces.data()});
     }
   };
   mix(rows.high);
-  add(q.high(c), sum.cols);
-  add(q.low(c), q.needs_low(c) ? sum.cols : fine);
-  if (fine == 0) return;
+  const bool fine = precision == Precision::fine;
+  add(q.high(c));
+  if (fine || q.needs_low(c)) add(q.low(c));
+  if (!fine) return;
   mix(rows.low);
-  add(q.high_with_low(c), fine);
-  add(q.low_with_low(c), fine);
+  add(q.high_with_low(c));
+  add(q.low_with_low(c));
 }
 
 double ByteMatrix::error_square(Precision precision) const {

@@ -10,7 +10,8 @@
 namespace loragraft {
 
 // How much of the numbers a product uses: the high bytes of both sides, good to about 1 % of the
-// root mean square, or both bytes, good to about 4e-5; see simd/bytes.hpp.
+// root mean square, or all bytes: as good as single precision, up to the rounding of A, 4e-5 of the
+// root mean square and far less for differences of 16-bit numbers. See simd/bytes.hpp.
 enum class Precision : std::uint8_t { coarse, fine };
 
 // A matrix in bytes, split once from the entries that an operator forms. Rows that do not fit into
@@ -24,13 +25,13 @@ class ByteMatrix {
   // splits the matrix; to be called before all else.
   TileSums form_times(MatrixView<const float> x, MatrixView<float> y, const Run& run);
 
-  // y (m, l) = A x, the first `fine` columns, a multiple of kWidthUnit, in fine precision. Where
-  // there are any, x is replaced by what its bytes stand for, so that the rounding of A alone is
-  // left in the product.
-  void times(MatrixView<float> x, MatrixView<float> y, std::size_t fine, const Run& run);
+  // y (m, l) = A x. In fine precision x is replaced by what its bytes stand for, so that the
+  // rounding of A alone is left in the product.
+  void times(MatrixView<float> x, MatrixView<float> y, Precision precision, const Run& run);
 
   // z (n, l) = A^T q, q (m, l), likewise.
-  void transpose_times(MatrixView<float> q, MatrixView<float> z, std::size_t fine, const Run& run);
+  void transpose_times(MatrixView<float> q, MatrixView<float> z, Precision precision,
+                       const Run& run);
 
   // Expected squared Frobenius norm of what a precision does not see of the entries.
   [[nodiscard]] double error_square(Precision precision) const;
@@ -44,11 +45,11 @@ class ByteMatrix {
   void form_band(std::size_t first, std::size_t last, const Run& run) const;
   void split_row(const Rows& rows, std::size_t row, float* entries) const;
   void multiply(const Rows& rows, const ByteOperand& x, MatrixView<float> y,
-                std::size_t fine) const;
+                Precision precision) const;
   void multiply_back(std::size_t column, std::size_t first, std::size_t last, const ByteOperand& q,
-                     MatrixView<float> z, std::size_t fine) const;
+                     MatrixView<float> z, Precision precision) const;
   void multiply_back(const Rows& rows, std::size_t column, const ByteOperand& q,
-                     MatrixView<float> sum, std::size_t fine) const;
+                     MatrixView<float> sum, Precision precision) const;
 
   const LinearOperator& source_;
   std::size_t ld_;

@@ -65,20 +65,18 @@ void ByteOperand::pack_block(MatrixView<const float> x, std::size_t block) {
               {out.high + behind, out.low + behind, out.high_sums, out.low_sums});
 }
 
-void ByteOperand::unpack(MatrixView<float> x, std::size_t fine) const {
+void ByteOperand::unpack(MatrixView<float> x) const {
   for (std::size_t i = 0; i < x.rows; ++i) {
     const std::size_t block = i / block_rows_;
     const Plane high_plane = high(block);
     const Plane low_plane = low(block);
     const std::size_t row = i % block_rows_;
     const std::size_t at = row / kByteStep * width_ * kByteStep + row % kByteStep;
-    // Where columns need their low bytes, all of them were used.
-    const std::size_t both = needs_low(block) ? width_ : fine;
     for (std::size_t j = 0; j < width_; ++j) {
       const auto value = [&](const Plane& plane) {
         return static_cast<float>(plane.bytes[at + j * kByteStep]) * plane.scale[j];
       };
-      x.row(i)[j] = value(high_plane) + (j < both ? value(low_plane) : 0.0F);
+      x.row(i)[j] = value(high_plane) + value(low_plane);
     }
   }
 }

@@ -18,9 +18,8 @@ class ByteOperand {
   // Take the values of x (at most `rows` of them).
   void pack(MatrixView<const float> x);
 
-  // What is stood for by both bytes of the first `fine` columns and the high bytes of the others,
-  // into x, a matrix as it was packed.
-  void unpack(MatrixView<float> x, std::size_t fine) const;
+  // What both bytes stand for, into x, a matrix as it was packed.
+  void unpack(MatrixView<float> x) const;
 
   struct Plane {
     const std::int8_t* bytes;
@@ -44,8 +43,8 @@ class ByteOperand {
   std::size_t width_;
   AlignedBuffer<std::int8_t> high_;
   AlignedBuffer<std::int8_t> low_;
-  Matrix<std::int32_t> sums_;  // (2 * blocks, width)
-  Matrix<float> scales_;       // (4 * blocks, width): high, low, both with the other's low
+  Matrix<std::int32_t> sums_;    // (2 * blocks, width)
+  Matrix<float> scales_;         // (4 * blocks, width): high, low, both with the other's low
   std::vector<bool> needs_low_;  // by block
 };
 

@@ -14,8 +14,8 @@ namespace loragraft {
 // completion.
 Matrix<double> orthonormalize(MatrixView<float> y);
 
-// The same to about 1e-3, at a fraction of the cost: for a subspace that is to be multiplied on. The
-// columns span what they spanned, l a multiple of kWidthUnit.
+// The same to about 1e-3, at a fraction of the cost: for a subspace that is to be multiplied on.
+// The columns span what they spanned, l a multiple of kWidthUnit.
 Matrix<double> orthonormalize_roughly(MatrixView<float> y);
 
 // y (m, l) <- y r^-1, r (l, l) upper triangular and nonsingular, in double precision.

@@ -75,7 +75,8 @@ Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> prod
   const Matrix<double> half(l, l);
   gemm(Transpose::no, Transpose::no, 1.0, square.view(), inverse.view(), 0.0, half.view());
   gemm(Transpose::yes, Transpose::no, 1.0, inverse.view(), half.view(), 0.0, square.view());
-  Triplets out{Matrix<float>(basis.rows, k), std::vector<double>(l), Matrix<float>(k, product.rows)};
+  Triplets out{Matrix<float>(basis.rows, k), std::vector<double>(l),
+               Matrix<float>(k, product.rows)};
   const Matrix<double> vectors(l, l);
   eigen(square.view(), out.s.data(), vectors.view());
   for (double& value : out.s) value = std::sqrt(std::max(0.0, value));

@@ -27,8 +27,7 @@ struct Triplets {
 // The leading k triplets of A within the span of `basis` (m, l), given product = A^T basis (n, l).
 // The basis need be orthonormal to single precision's square root only; its Gram matrix is divided
 // out. With A^T in the place of A it is the same for a basis of the right side.
-Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> product,
-                     std::size_t k);
+Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> product, std::size_t k);
 
 // out (m, k) = q (m, l) times the first k columns of w (l, l), or of its transpose; rounded once.
 Matrix<float> rotate(MatrixView<const float> q, const Matrix<double>& w, bool transposed,

@@ -73,6 +73,14 @@ struct Vec {
   };
 };
 
+}  // namespace
+}  // namespace loragraft
+
+#include "simd/kernels_impl.hpp"
+
+namespace loragraft {
+namespace {
+
 struct Bytes {
   static constexpr float kLimit = 64.0F;
   static constexpr std::size_t kTall = 4;  // 8 accumulators, 2 operands, 1 broadcast, 2 temporary
@@ -89,9 +97,7 @@ struct Bytes {
     static Ints round(Vec x) { return {_mm256_cvtps_epi32(x.value)}; }
     [[nodiscard]] Vec to_vec() const { return {_mm256_cvtepi32_ps(value)}; }
     [[nodiscard]] Ints times_128() const { return {_mm256_slli_epi32(value, 7)}; }
-    void store(std::int32_t* p) const {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value);
-    }
+    void store(std::int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value); }
     friend Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.value, b.value)}; }
     friend Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.value, b.value)}; }
   };
@@ -168,7 +174,6 @@ struct Bytes {
 }  // namespace
 }  // namespace loragraft
 
-#include "simd/kernels_impl.hpp"
 #include "simd/bytes_impl.hpp"
 
 namespace loragraft {

@@ -22,9 +22,9 @@ inline constexpr float kByteUnits = 127.0F * 256.0F;
 inline constexpr std::size_t kByteStep = 4;
 inline constexpr std::size_t kByteUnit = 64;
 
-// c(place(i), j) += row_scale[i] * column_scale[j] * sum over k < 4 steps of (a(i, k) - 128) * b(k, j),
-// i < rows, j < width, width a multiple of kWidthUnit. Four consecutive a(i, 4 s) ... lie at
-// a + i * row_stride + s * step_stride; b is laid out as [steps][b_width][4].
+// c(place(i), j) += row_scale[i] * column_scale[j] * sum over k < 4 steps of (a(i, k) - 128) * b(k,
+// j), i < rows, j < width, width a multiple of kWidthUnit. Four consecutive a(i, 4 s) ... lie at a
+// + i * row_stride + s * step_stride; b is laid out as [steps][width][4].
 struct ByteTile {
   const std::uint8_t* a;
   std::size_t row_stride;
@@ -32,7 +32,6 @@ struct ByteTile {
   std::size_t rows;
   std::size_t steps;
   const std::int8_t* b;
-  std::size_t b_width;         // columns in the layout of b, at least `width`
   const std::int32_t* b_sums;  // (width): 128 * sum over k of b(k, j)
   const float* row_scale;      // (rows), or null for ones
   const float* column_scale;   // (width)
@@ -44,10 +43,10 @@ struct ByteTile {
 
 // Packed columns of a skinny operand.
 struct BytePack {
-  std::int8_t* high;           // [steps][width][4]
-  std::int8_t* low;            // likewise
-  std::int32_t* high_sums;     // (width): 128 * sum of the column
-  std::int32_t* low_sums;      // likewise
+  std::int8_t* high;        // [steps][width][4]
+  std::int8_t* low;         // likewise
+  std::int32_t* high_sums;  // (width): 128 * sum of the column
+  std::int32_t* low_sums;   // likewise
 };
 
 struct ByteKernels {

@@ -3,9 +3,10 @@
 //
 // Bytes needs, for registers of Vec::kLanes 32-bit lanes: Ints {zero, load, store, add, round(Vec),
 // to_vec(), times_128()}, kLimit, kTall and
-// kShort (rows of register tiles), Quad {load(const int8*), broadcast(const uint8*)}, dot(Ints, Quad a,
-// Quad b), store_quads(four Ints, int8* out) for their low bytes, split(const float*, Vec factor, uint8* high, uint8* low) for kSplit entries, and
-// interleave(const uint8*, ld, uint8* out) for four rows of kByteUnit columns.
+// kShort (rows of register tiles), Quad {load(const int8*), broadcast(const uint8*)}, dot(Ints,
+// Quad a, Quad b), store_quads(four Ints, int8* out) for their low bytes, split(const float*, Vec
+// factor, uint8* high, uint8* low) for kSplit entries, and interleave(const uint8*, ld, uint8* out)
+// for four rows of kByteUnit columns.
 
 namespace loragraft {
 namespace {
@@ -115,7 +116,7 @@ void byte_register_tile(const ByteTile& tile, std::size_t row, std::size_t colum
       for (std::size_t v = 0; v < kV; ++v) acc[i][v] = Bytes::dot(acc[i][v], x, operand[v]);
     }
     a += tile.step_stride;
-    b += tile.b_width * kByteStep;
+    b += tile.width * kByteStep;
   }
 #pragma GCC unroll 32
   for (std::size_t i = 0; i < kR; ++i) {

@@ -5,9 +5,9 @@
 // included: the linker would keep one copy for all, perhaps one this machine cannot run.
 //
 // Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
-// add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, store_bf16 and store_f16 (to nearest
-// even), binade (clears sign and mantissa), for arithmetic on bytes mul and magnitude (clears the sign),
-// and a nested Sums {add_squares(const float*), total()} in double precision.
+// add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, store_bf16 and store_f16 (to
+// nearest even), binade (clears sign and mantissa), for arithmetic on bytes mul and magnitude
+// (clears the sign), and a nested Sums {add_squares(const float*), total()} in double precision.
 
 namespace loragraft {
 namespace {

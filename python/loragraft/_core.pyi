@@ -69,6 +69,8 @@ class Batch:
         dtype: str,
         choose_rank: Callable[[int, list[float], float, float], int] | None,
         threads: int,
+        arithmetic: str = "auto",
+        workspace: int | None = None,
     ) -> None: ...
     def next(self, timeout: float) -> tuple[int, ModuleResult] | None: ...
     @property

@@ -64,9 +64,13 @@ def run(
     dtype: str = "auto",
     choose_rank: Any = None,
     threads: int = 2,
+    arithmetic: str = "auto",
+    workspace: int | None = None,
 ) -> list[native.ModuleResult]:
     """The results in the order of the tasks."""
-    batch = native.Batch(tasks, oversampling, power_iterations, dtype, choose_rank, threads)
+    batch = native.Batch(
+        tasks, oversampling, power_iterations, dtype, choose_rank, threads, arithmetic, workspace
+    )
     results: dict[int, native.ModuleResult] = {}
     try:
         while not batch.exhausted:
