@@ -20,7 +20,7 @@ ThreadPool::ThreadPool(std::size_t threads) {
   workers_.reserve(threads);
   try {
     for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
-  } catch (const std::system_error&) {
+  } catch (const std::system_error&) {  // NOLINT(bugprone-empty-catch)
     // A limit on processes or memory: the threads that did start do the work.
   }
 }

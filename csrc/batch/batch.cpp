@@ -5,6 +5,8 @@
 #include <system_error>
 #include <utility>
 
+#include "batch/read_ahead.hpp"
+
 namespace loragraft {
 
 Batch::Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads)
@@ -28,10 +30,13 @@ void Batch::drive(std::size_t threads) {
   try {
     ThreadPool pool(threads);
     const std::size_t lent = std::min(pool.threads(), tasks_.size());
-    Workspaces workspaces(lent, checked_mul(options_.workspace, pool.threads()) / std::max<std::size_t>(1, lent));
+    Workspaces workspaces(
+        lent, checked_mul(options_.workspace, pool.threads()) / std::max<std::size_t>(1, lent));
     const Run run{.pool = pool, .cancel = cancel_, .workspaces = &workspaces};
+    ReadAhead ahead(tasks_);
     pool.parallel_for(tasks_.size(), [&](std::size_t i) {
       cancel_.check();
+      ahead.started(i);
       Completed completed{i, extract_module(tasks_[i], i, options_, run)};
       {
         const std::scoped_lock lock(mutex_);

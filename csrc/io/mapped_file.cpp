@@ -128,6 +128,18 @@ void MappedFile::populate(std::size_t offset, std::size_t length) const {
   }
 }
 
+void MappedFile::read_ahead(std::size_t offset, std::size_t length) const {
+  if (length == 0 || offset >= identity_.size || length > identity_.size - offset) return;
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto in_memory = [&](std::size_t at) {
+    unsigned char resident = 0;
+    return ::mincore(map_ + at / page * page, 1, &resident) == 0 && (resident & 1U) != 0;
+  };
+  if (map_ != nullptr && in_memory(offset) && in_memory(offset + length - 1)) return;
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(length),
+                  POSIX_FADV_WILLNEED);
+}
+
 void MappedFile::check_unchanged() const {
   if (identify(descriptor_, path_) != identity_) {
     fail(path_, "changed while it was read: run again when nothing writes to it");

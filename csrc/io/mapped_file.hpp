@@ -41,6 +41,10 @@ class MappedFile {
   // Bring a mapped range in. A range the file lost meanwhile is an Error here, not a SIGBUS later.
   void populate(std::size_t offset, std::size_t length) const;
 
+  // Ask the system to read a range in the background, unless its ends are in memory already. Only a
+  // hint: nothing is reported, here or later.
+  void read_ahead(std::size_t offset, std::size_t length) const;
+
   // Errc::format when the file is no longer the one that was opened.
   void check_unchanged() const;
 

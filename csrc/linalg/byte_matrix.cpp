@@ -173,7 +173,7 @@ void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, Precision preci
 
 void ByteMatrix::multiply(const Rows& rows, const ByteOperand& x, MatrixView<float> y,
                           Precision precision) const {
-  std::array<float, kChunkRows> scales;
+  std::array<float, kChunkRows> scales{};
   const float* const units = units_.data() + rows.first;
   std::transform(units, units + rows.count, scales.begin(), scale_of);
   for (std::size_t i = 0; i < rows.count; ++i) std::fill_n(y.row(rows.first + i), y.cols, 0.0F);

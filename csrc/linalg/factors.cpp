@@ -27,8 +27,8 @@ std::vector<std::byte> cast(std::span<const float> values, DType dtype) {
 bool f16_is_safe(std::span<const float> values) {
   constexpr std::size_t kBlock = 1024;
   constexpr auto kF16 = static_cast<std::size_t>(DType::f16);
-  std::array<std::byte, 2 * kBlock> stored;
-  std::array<float, kBlock> rounded;
+  std::array<std::byte, 2 * kBlock> stored{};
+  std::array<float, kBlock> rounded{};
   double loss = 0.0;
   double total = 0.0;
   for (std::size_t i = 0; i < values.size(); i += kBlock) {

@@ -26,18 +26,18 @@ inline constexpr std::size_t kByteUnit = 64;
 // j), i < rows, j < width, width a multiple of kWidthUnit. Four consecutive a(i, 4 s) ... lie at a
 // + i * row_stride + s * step_stride; b is laid out as [steps][width][4].
 struct ByteTile {
-  const std::uint8_t* a;
-  std::size_t row_stride;
-  std::size_t step_stride;
-  std::size_t rows;
-  std::size_t steps;
-  const std::int8_t* b;
-  const std::int32_t* b_sums;  // (width): 128 * sum over k of b(k, j)
-  const float* row_scale;      // (rows), or null for ones
-  const float* column_scale;   // (width)
-  float* c;
-  std::size_t ldc;
-  std::size_t width;
+  const std::uint8_t* a = nullptr;
+  std::size_t row_stride = 0;
+  std::size_t step_stride = 0;
+  std::size_t rows = 0;
+  std::size_t steps = 0;
+  const std::int8_t* b = nullptr;
+  const std::int32_t* b_sums = nullptr;  // (width): 128 * sum over k of b(k, j)
+  const float* row_scale = nullptr;      // (rows), or null for ones
+  const float* column_scale = nullptr;   // (width)
+  float* c = nullptr;
+  std::size_t ldc = 0;
+  std::size_t width = 0;
   const std::uint8_t* places = nullptr;  // (rows): rows of c; null for 0, 1, ...
 };
 
