@@ -42,9 +42,10 @@ class Kept {
   }
 
   bool put(void* memory, std::size_t bytes) {
+    if (bytes > kKeptBytes) return false;
     if (total_ + bytes > kKeptBytes) clear();
     const auto place = std::ranges::find(blocks_, nullptr, &Block::memory);
-    if (bytes > kKeptBytes || place == blocks_.end()) return false;
+    if (place == blocks_.end()) return false;
     *place = {memory, bytes};
     total_ += bytes;
     return true;

@@ -3,15 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "base/philox.hpp"
 #include "linalg/blas.hpp"
 #include "linalg/byte_matrix.hpp"
 #include "linalg/float_iteration.hpp"
+#include "linalg/gram.hpp"
 #include "linalg/qr.hpp"
 #include "linalg/settling.hpp"
 #include "linalg/triplets.hpp"
+#include "simd/isa.hpp"
 
 namespace loragraft {
 namespace {
@@ -23,6 +26,8 @@ constexpr double kLossShare = 4e-4;
 // Share of the energy below which what is left out is not known from bytes: they give singular
 // values to about 1e-5.
 constexpr double kKnownShare = 1e-3;
+// Passes after which the rounding of single bytes is taken for what keeps iteration from settling.
+constexpr std::size_t kMaxCoarse = 16;
 // Exponents of the root mean square of entries whose squares and reciprocals are far from the
 // limits of float.
 constexpr int kModerate = 40;
@@ -32,8 +37,7 @@ bool moderate(const TileSums& sums, std::size_t entries) {
   return std::abs(std::ilogb(std::sqrt(sums.delta / static_cast<double>(entries)))) < kModerate;
 }
 
-// After a half step A ~ left r^T right^T (the right side improved last) or left r right^T (the left
-// side), as far as the precision sees A.
+// Two subspaces that improve each other in turn.
 class ByteIteration {
  public:
   ByteIteration(LinearOperator& a, const SvdOptions& options, std::size_t width, const Run& run)
@@ -45,29 +49,50 @@ class ByteIteration {
         right_(a.cols(), width),
         left_(a.rows(), width) {}
 
-  // The left subspace of a random sketch; returns the sums over the entries.
+  // The right subspace of a random sketch; returns the sums over the entries.
   TileSums sketch() {
-    Philox{options_.key}.fill_uniform(right_.data(), right_.size());
-    const TileSums sums = bytes_.form_times(right_.view(), left_.view(), run_);
-    ++passes_;
+    const TileSums sums = bytes_.form(run_);
     require_finite(sums);
-    if (moderate(sums, a_.rows() * a_.cols())) orthonormalize_roughly(left_.view());
+    if (!moderate(sums, a_.rows() * a_.cols())) return sums;
+    Philox{options_.key}.fill_uniform(left_.data(), left_.size());
+    bytes_.transpose_times(left_.view(), right_.view(), Precision::coarse, run_);
+    orthonormalize_roughly(right_.view());
+    right_last_ = true;
+    ++passes_;
     return sums;
   }
 
-  // Half steps until the energy has settled, in bytes as long as they can tell; false where they
-  // cannot.
-  [[nodiscard]] bool settle(const TileSums& sums) {
+  // The triplets, once their energy has settled; nothing where bytes cannot tell.
+  //
+  // The last product is always A times the right side: its operand may be replaced by what its
+  // bytes stand for. That of A^T is packed with the rows' units, which would turn the subspace
+  // where they differ much.
+  [[nodiscard]] std::optional<TruncatedSvd> iterate(const TileSums& sums) {
     SettlingRule rule(options_.rank, sums.delta, std::min(a_.rows(), a_.cols()));
-    for (std::size_t step = 0; step < kMaxHalfSteps && !rule.settles_next(); ++step) {
-      half_step();
+    bool ready = false;
+    while (passes_ < kMaxHalfSteps) {
+      if (!half_step()) return std::nullopt;
       const std::vector<double> found = squares();
-      if (!good_enough(sums, found) && !refine()) return false;
-      if (rule.settled(found)) break;
+      const bool vain = passes_ > kMaxCoarse && precision_ == Precision::coarse;
+      if ((vain || !good_enough(sums, found)) && !refine()) return std::nullopt;
+      ready = rule.settled(found, resolution()) || rule.settles_next() || ready;
+      if (!ready || !right_last_) continue;
+      const std::optional<Triplets> last = last_product();
+      if (!last || !good_enough(sums, squares_of(last->s))) return std::nullopt;
+      if (rule.settled(squares_of(last->s), resolution())) return result(*last, sums);
+      orthonormalize_roughly(left_.view());
+      right_last_ = ready = false;
     }
-    return true;
+    return std::nullopt;
   }
 
+  // The right subspace found so far, orthonormal.
+  [[nodiscard]] Matrix<float> take_right() {
+    orthonormalize(right_.view());
+    return std::move(right_);
+  }
+
+ private:
   // Whether rounding is of no account beside the energy that the leading triplets leave out.
   [[nodiscard]] bool good_enough(const TileSums& sums, const std::vector<double>& squares) const {
     const auto leading = squares.begin() + static_cast<std::ptrdiff_t>(options_.rank);
@@ -83,53 +108,62 @@ class ByteIteration {
 
   // One more half step, with both bytes of all columns: where singular values are close, rounding
   // would choose between the directions and look like energy.
-  [[nodiscard]] TruncatedSvd result() {
-    multiply(Precision::fine);
-    Triplets found = triplets_of(last().view(), other().view(), options_.rank);
+  [[nodiscard]] std::optional<Triplets> last_product() {
+    bytes_.times(right_.view(), left_.view(), Precision::fine, run_);
+    ++passes_;
+    return triplets_of(right_.view(), left_.view(), options_.rank);
+  }
+
+  [[nodiscard]] TruncatedSvd result(const Triplets& found, const TileSums& sums) const {
     TruncatedSvd out;
-    out.u = right_last_ ? transposed(found.of_product) : std::move(found.of_basis);
-    out.vt = right_last_ ? transposed(found.of_basis) : std::move(found.of_product);
+    out.u = transposed(found.of_product);
+    out.vt = transposed(found.of_basis);
     out.s.assign(found.s.begin(), found.s.begin() + static_cast<std::ptrdiff_t>(options_.rank));
     out.passes = passes_;
+    out.sums = sums;
+    out.rounding = std::sqrt(bytes_.error_square(Precision::fine) / sums.delta);
     fix_signs(out);
     return out;
   }
 
-  // The right subspace found so far, orthonormal.
-  [[nodiscard]] Matrix<float> take_right() {
-    if (!right_last_) half_step();
-    orthonormalize(right_.view());
-    return std::move(right_);
+  // The other side becomes A, or A^T, times the side improved last; false where that side's columns
+  // became dependent in bytes.
+  [[nodiscard]] bool half_step() {
+    const MatrixView<float> from = right_last_ ? right_.view() : left_.view();
+    const MatrixView<float> to = right_last_ ? left_.view() : right_.view();
+    if (right_last_) {
+      bytes_.times(from, to, precision_, run_);
+    } else {
+      bytes_.transpose_times(from, to, precision_, run_);
+    }
+    ++passes_;
+    right_last_ = !right_last_;
+    // What was multiplied is what the bytes stand for, from = q r: the matrix between q and the new
+    // side is the new triangle over r.
+    Matrix<double> inverse = rough_gram(from);
+    if (!cholesky(inverse.view())) return false;
+    invert_upper(inverse.view());
+    const Matrix<double> triangle = orthonormalize_roughly(to);
+    between_ = Matrix<double>(triangle.rows(), triangle.cols());
+    gemm(Transpose::no, Transpose::no, 1.0, triangle.view(), inverse.view(), 0.0, between_.view());
+    return true;
   }
 
- private:
-  [[nodiscard]] const Matrix<float>& last() const { return right_last_ ? right_ : left_; }
-  [[nodiscard]] const Matrix<float>& other() const { return right_last_ ? left_ : right_; }
-
-  void half_step() {
-    multiply(precision_);
-    triangle_ = orthonormalize_roughly(other().view());
-    right_last_ = !right_last_;
+  // A subspace in single bytes is turned by the relative error of its columns, whose peaks are five
+  // times their root mean square, and shows less energy by the square of that.
+  [[nodiscard]] double resolution() const {
+    const double peak_steps = static_cast<double>(kernels().bytes->limit) / 5.0;
+    return precision_ == Precision::coarse ? 1.0 / (12.0 * peak_steps * peak_steps) : 0.0;
   }
 
   // Squared singular values of the matrix between the two subspaces.
   [[nodiscard]] std::vector<double> squares() const {
-    const std::size_t l = triangle_.rows();
+    const std::size_t l = between_.rows();
     const Matrix<double> copy(l, l);
-    std::copy_n(triangle_.data(), triangle_.size(), copy.data());
+    std::copy_n(between_.data(), between_.size(), copy.data());
     std::vector<double> s(l);
     singular_values(copy.view(), s.data());
     return squares_of(s);
-  }
-
-  // The other side becomes A, or A^T, times the last one.
-  void multiply(Precision precision) {
-    if (right_last_) {
-      bytes_.times(right_.view(), left_.view(), precision, run_);
-    } else {
-      bytes_.transpose_times(left_.view(), right_.view(), precision, run_);
-    }
-    ++passes_;
   }
 
   LinearOperator& a_;
@@ -138,9 +172,9 @@ class ByteIteration {
   Workspaces::Lease lease_;
   ByteMatrix bytes_;
   Precision precision_ = Precision::coarse;
-  Matrix<float> right_;      // (n, l)
-  Matrix<float> left_;       // (m, l)
-  Matrix<double> triangle_;  // of the side orthonormalised last
+  Matrix<float> right_;     // (n, l)
+  Matrix<float> left_;      // (m, l)
+  Matrix<double> between_;  // (l, l), the matrix between the two subspaces
   bool right_last_ = false;
   std::size_t passes_ = 0;
 };
@@ -152,11 +186,7 @@ TruncatedSvd byte_iteration(LinearOperator& a, const SvdOptions& options, std::s
   ByteIteration iteration(a, options, width, run);
   const TileSums sums = iteration.sketch();
   if (!moderate(sums, a.rows() * a.cols())) return float_iteration(a, options, width, run);
-  if (iteration.settle(sums)) {
-    TruncatedSvd result = iteration.result();
-    result.sums = sums;
-    if (iteration.good_enough(sums, squares_of(result.s))) return result;
-  }
+  if (std::optional<TruncatedSvd> result = iteration.iterate(sums)) return *std::move(result);
   return float_iteration(a, options, iteration.take_right(), sums, run);
 }
 

@@ -13,7 +13,7 @@ namespace loragraft {
 // see moves the subspace for good: its squared norm E leaves about rank / min(m, n) * E of energy
 // behind (second-order perturbation of a projection, E being spread evenly). Where that is not
 // negligible beside the energy left out anyway, iteration goes on with both bytes, and where even
-// they are too rough, as on matrices of exactly low rank, in floats.
+// they are too rough, as on matrices of exactly low rank, or nothing settles, in floats.
 TruncatedSvd byte_iteration(LinearOperator& a, const SvdOptions& options, std::size_t width,
                             const Run& run);
 

@@ -15,8 +15,6 @@ namespace {
 // kByteStep: 252 x 2048 interleaved bytes stay in the L2 cache, and their sums too.
 constexpr std::size_t kChunkRows = 252;
 constexpr std::size_t kBackCols = 2048;
-// Rows that are formed and multiplied from the right while their bytes are in the L1 cache.
-constexpr std::size_t kStripRows = 12;
 // Columns multiplied from the right together: as many rows of the operand stay in the L2 cache.
 constexpr std::size_t kTileCols = 2048;
 // Chunks that are there at a time where there is no space for all.
@@ -93,17 +91,12 @@ ByteMatrix::ByteMatrix(const LinearOperator& source, std::span<std::byte> space)
   bytes_ = reinterpret_cast<std::uint8_t*>(space.data());
 }
 
-ByteMatrix::Rows ByteMatrix::rows_at(std::size_t first, std::size_t count) const {
-  const std::size_t index = first / kChunkRows;
-  const std::size_t slot = index < stored_ ? index : stored_ + (index - stored_) % window_;
-  const std::size_t plane = kChunkRows * ld_;
-  std::uint8_t* const high = bytes_ + slot * 2 * plane + first % kChunkRows * ld_;
-  return {first, count, high, high + plane};
-}
-
 ByteMatrix::Rows ByteMatrix::chunk_at(std::size_t index) const {
   const std::size_t first = index * kChunkRows;
-  return rows_at(first, std::min(kChunkRows, source_.rows() - first));
+  const std::size_t slot = index < stored_ ? index : stored_ + (index - stored_) % window_;
+  const std::size_t plane = kChunkRows * ld_;
+  std::uint8_t* const high = bytes_ + slot * 2 * plane;
+  return {first, std::min(kChunkRows, source_.rows() - first), high, high + plane};
 }
 
 // Visit runs of chunks that are in memory together: visit(first, last, kept).
@@ -132,23 +125,17 @@ void ByteMatrix::form_band(std::size_t first, std::size_t last, const Run& run) 
   });
 }
 
-TileSums ByteMatrix::form_times(MatrixView<const float> x, MatrixView<float> y, const Run& run) {
-  ByteOperand operand(x.rows, kTileCols, x.cols);
-  operand.pack(x);
+TileSums ByteMatrix::form(const Run& run) {
   std::vector<TileSums> parts(chunks_);
   for_each_band([&](std::size_t first, std::size_t last, bool) {
     run.pool.parallel_for(last - first, [&](std::size_t c) {
+      run.cancel.check();
       const Rows chunk = chunk_at(first + c);
-      for (std::size_t row = 0; row < chunk.count; row += kStripRows) {
-        run.cancel.check();
-        const Rows strip = rows_at(chunk.first + row, std::min(kStripRows, chunk.count - row));
-        source_.visit_rows(strip.first, strip.count, &parts[first + c],
-                           [&](std::size_t i, float* entries) {
-                             units_[i] = unit_of(kernels().bytes->peak(entries, source_.cols()));
-                             split_row(strip, i, entries);
-                           });
-        multiply(strip, operand, y, Precision::coarse);
-      }
+      source_.visit_rows(chunk.first, chunk.count, &parts[first + c],
+                         [&](std::size_t i, float* entries) {
+                           units_[i] = unit_of(kernels().bytes->peak(entries, source_.cols()));
+                           split_row(chunk, i, entries);
+                         });
     });
   });
   TileSums sums;
@@ -161,7 +148,7 @@ void ByteMatrix::times(MatrixView<float> x, MatrixView<float> y, Precision preci
   require_fit(x, y, source_.cols(), source_.rows());
   ByteOperand operand(x.rows, kTileCols, x.cols);
   operand.pack(x);
-  if (precision == Precision::fine) operand.unpack(x);
+  operand.unpack(x, precision == Precision::fine);
   for_each_band([&](std::size_t first, std::size_t last, bool kept) {
     if (!kept) form_band(first, last, run);
     run.pool.parallel_for(last - first, [&](std::size_t c) {
@@ -216,10 +203,8 @@ void ByteMatrix::transpose_times(MatrixView<float> q, MatrixView<float> z, Preci
   scale_rows(q, scaled.view(), scale_of);
   ByteOperand operand(q.rows, kChunkRows, q.cols);
   operand.pack(scaled.view());
-  if (precision == Precision::fine) {
-    operand.unpack(scaled.view());
-    scale_rows(scaled.view(), q, [](float unit) { return reciprocal(scale_of(unit)); });
-  }
+  operand.unpack(scaled.view(), precision == Precision::fine);
+  scale_rows(scaled.view(), q, [](float unit) { return reciprocal(scale_of(unit)); });
   for (std::size_t i = 0; i < z.rows; ++i) std::fill_n(z.row(i), z.cols, 0.0F);
   for_each_band([&](std::size_t first, std::size_t last, bool kept) {
     if (!kept) form_band(first, last, run);

@@ -21,12 +21,11 @@ class ByteMatrix {
   // `source` and `space` must outlive this.
   ByteMatrix(const LinearOperator& source, std::span<std::byte> space);
 
-  // y (m, l) = A x in coarse precision, x (n, l), l a multiple of kWidthUnit. Forms, measures and
-  // splits the matrix; to be called before all else.
-  TileSums form_times(MatrixView<const float> x, MatrixView<float> y, const Run& run);
+  // Forms, measures and splits the matrix; to be called before all else.
+  TileSums form(const Run& run);
 
-  // y (m, l) = A x. In fine precision x is replaced by what its bytes stand for, so that the
-  // rounding of A alone is left in the product.
+  // y (m, l) = A x, x replaced by what its bytes stand for: only the rounding of A is left in the
+  // product.
   void times(MatrixView<float> x, MatrixView<float> y, Precision precision, const Run& run);
 
   // z (n, l) = A^T q, q (m, l), likewise.
@@ -38,7 +37,6 @@ class ByteMatrix {
 
  private:
   struct Rows;  // a run of rows and where their bytes are
-  [[nodiscard]] Rows rows_at(std::size_t first, std::size_t count) const;
   [[nodiscard]] Rows chunk_at(std::size_t index) const;
   template <class F>
   void for_each_band(F visit) const;

@@ -65,19 +65,21 @@ void ByteOperand::pack_block(MatrixView<const float> x, std::size_t block) {
               {out.high + behind, out.low + behind, out.high_sums, out.low_sums});
 }
 
-void ByteOperand::unpack(MatrixView<float> x) const {
+void ByteOperand::unpack(MatrixView<float> x, bool both) const {
   for (std::size_t i = 0; i < x.rows; ++i) {
     const std::size_t block = i / block_rows_;
     const Plane high_plane = high(block);
     const Plane low_plane = low(block);
     const std::size_t row = i % block_rows_;
     const std::size_t at = row / kByteStep * width_ * kByteStep + row % kByteStep;
-    for (std::size_t j = 0; j < width_; ++j) {
-      const auto value = [&](const Plane& plane) {
-        return static_cast<float>(plane.bytes[at + j * kByteStep]) * plane.scale[j];
-      };
-      x.row(i)[j] = value(high_plane) + value(low_plane);
-    }
+    const auto add = [&](const Plane& plane, float keep) {
+      for (std::size_t j = 0; j < width_; ++j) {
+        const auto byte = static_cast<float>(plane.bytes[at + j * kByteStep]);
+        x.row(i)[j] = byte * plane.scale[j] + keep * x.row(i)[j];
+      }
+    };
+    add(high_plane, 0.0F);
+    if (both || needs_low(block)) add(low_plane, 1.0F);
   }
 }
 

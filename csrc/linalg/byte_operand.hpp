@@ -18,8 +18,9 @@ class ByteOperand {
   // Take the values of x (at most `rows` of them).
   void pack(MatrixView<const float> x);
 
-  // What both bytes stand for, into x, a matrix as it was packed.
-  void unpack(MatrixView<float> x) const;
+  // What the bytes stand for, into x, a matrix as it was packed: both, or the high ones where these
+  // will do.
+  void unpack(MatrixView<float> x, bool both) const;
 
   struct Plane {
     const std::int8_t* bytes;

@@ -30,6 +30,7 @@ struct TruncatedSvd {
   Matrix<float> vt;        // (k, n)
   std::size_t passes = 0;  // over the matrix; one may serve two products
   bool exact = false;      // by a full SVD, not by a sketch
+  double rounding = 0.0;   // norm of what the products did not see of A, over A's
   TileSums sums;           // of the entries, as stored
 };
 

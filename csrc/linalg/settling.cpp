@@ -18,12 +18,14 @@ constexpr double kSlowestRatio = 0.98;
 // The largest squared singular value of a tail over the mean: 4 for square Gaussian noise, 5 for
 // 1/sqrt(k) at the widths met here, more where the tail falls faster and matters less.
 constexpr double kPeakOverMean = 8.0;
+// A gain counts as real above so many times the resolution.
+constexpr double kRealGain = 3.0;
 // A difference of single-precision energies is known to this share of them.
 constexpr double kResolved = 1e-5;
 
 }  // namespace
 
-bool SettlingRule::settled(const std::vector<double>& squares) {
+bool SettlingRule::settled(const std::vector<double>& squares, double resolution) {
   const double top = squares.empty() ? 0.0 : squares.front();
   double kept = 0.0;
   double gain = 0.0;
@@ -40,32 +42,35 @@ bool SettlingRule::settled(const std::vector<double>& squares) {
     gain += std::max(0.0, std::abs(squares[i] - before) - noise);
   }
   const double left_out = std::max({total_ - kept, beyond, 0.0});
-  const double ratio = ratio_to_come(squares, gain);
-  const double to_come = gain * ratio / (1.0 - ratio);
+  ++steps_;
+  const bool seen = steps_ > 2;
+  const bool real = gain > kRealGain * resolution * kept;
+  if (seen && real) seen_ = previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
+  const double ratio = ratio_to_come(squares, seen);
+  const double guess = ratio_to_come(squares, true);
   previous_ = squares;
   previous_gain_ = gain;
-  ++steps_;
-  const double tolerance = steps_ > 2 ? kTolerance : kUnseenTolerance;
-  settles_next_ = steps_ >= 2 && to_come * ratio <= tolerance * left_out;
-  return steps_ >= 2 && to_come <= tolerance * left_out;
+  const double tolerance = (seen ? kTolerance : kUnseenTolerance) * left_out;
+  settles_next_ = steps_ >= 2 && gain * guess * guess / (1.0 - guess) <= tolerance;
+  return steps_ >= 2 && gain * ratio / (1.0 - ratio) <= tolerance;
 }
 
 // Gains fall at least by the last ratio seen, and in the end by (s_{l+1} / s_k)^2 a half step, l
 // the width of the subspace.
-double SettlingRule::ratio_to_come(const std::vector<double>& squares, double gain) const {
-  const double seen = steps_ >= 2 && previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
+double SettlingRule::ratio_to_come(const std::vector<double>& squares, bool spread) const {
   // Of a subspace no wider than the rank nothing is known of what follows.
   if (squares.size() <= rank_) return kSlowestRatio;
-  if (squares[rank_ - 1] <= 0.0) return std::min(kSlowestRatio, seen);
-  // s_{l+1} is at most s_l, and not far above the mean of what the subspace misses. Where rounding
-  // hides that mean, s_l has to do.
+  if (squares[rank_ - 1] <= 0.0) return std::min(kSlowestRatio, seen_);
+  // s_{l+1} is at most s_l, and not far above the mean of what the subspace misses, if that is
+  // spread over all dimensions: a change of a few rows is not. Where rounding hides that mean, s_l
+  // has to do.
   double next = squares.back();
   const double missed = total_ - std::accumulate(squares.begin(), squares.end(), 0.0);
-  if (missed > kResolved * total_ && dimensions_ > squares.size()) {
+  if (spread && missed > kResolved * total_ && dimensions_ > squares.size()) {
     const auto dimensions = static_cast<double>(dimensions_ - squares.size());
     next = std::min(next, kPeakOverMean * missed / dimensions);
   }
-  return std::min(kSlowestRatio, std::max(next / squares[rank_ - 1], seen));
+  return std::min(kSlowestRatio, std::max(next / squares[rank_ - 1], seen_));
 }
 
 }  // namespace loragraft

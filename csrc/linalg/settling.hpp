@@ -14,20 +14,22 @@ class SettlingRule {
       : rank_(rank), total_(total), dimensions_(dimensions) {}
 
   // True when the energy still to be gained by rank k is below a small share of the energy left
-  // out, so that the error is within 0.1 % of the optimum's.
-  bool settled(const std::vector<double>& squares);
+  // out, so that the error is within 0.1 % of the optimum's. `resolution` is the share of the energy
+  // by which rounding may move what is seen of it from one half step to the next.
+  bool settled(const std::vector<double>& squares, double resolution = 0.0);
 
-  // Whether the next half step is expected to be the last.
+  // Whether the next half step is expected to be the last. A guess, to be confirmed by `settled`.
   [[nodiscard]] bool settles_next() const { return settles_next_; }
 
  private:
-  [[nodiscard]] double ratio_to_come(const std::vector<double>& squares, double gain) const;
+  [[nodiscard]] double ratio_to_come(const std::vector<double>& squares, bool spread) const;
 
   std::size_t rank_;
   double total_;
   std::size_t dimensions_;
   std::vector<double> previous_;
   double previous_gain_ = 0.0;
+  double seen_ = 0.0;  // the last ratio of two gains that rounding did not make
   std::size_t steps_ = 0;
   bool settles_next_ = false;
 };

@@ -61,12 +61,12 @@ void fix_signs(TruncatedSvd& result) {
   }
 }
 
-Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> product,
-                     std::size_t k) {
+std::optional<Triplets> triplets_of(MatrixView<const float> basis, MatrixView<const float> product,
+                                    std::size_t k) {
   const std::size_t l = basis.cols;
   // basis = q r, hence A^T q = product r^-1 and its Gram matrix is r^-T (product^T product) r^-1.
   Matrix<double> inverse = gram(basis);
-  if (!cholesky(inverse.view())) throw Error(Errc::numeric, "a subspace has dependent columns");
+  if (!cholesky(inverse.view())) return std::nullopt;
   invert_upper(inverse.view());
   const Matrix<double> square = gram(product);
   for (std::size_t i = 0; i < l; ++i) {
@@ -86,7 +86,7 @@ Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> prod
   for (std::size_t i = 0; i < l; ++i) {
     for (std::size_t j = 0; j < k; ++j) {
       rotation.row(i)[j] = static_cast<float>(half.row(i)[j]);
-      scaled.row(i)[j] = static_cast<float>(half.row(i)[j] / out.s[j]);
+      scaled.row(i)[j] = out.s[j] > 0.0 ? static_cast<float>(half.row(i)[j] / out.s[j]) : 0.0F;
     }
   }
   gemm(Transpose::no, Transpose::no, 1.0F, basis, rotation.view(), 0.0F, out.of_basis.view());

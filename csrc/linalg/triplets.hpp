@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "linalg/rsvd.hpp"
@@ -26,8 +27,10 @@ struct Triplets {
 
 // The leading k triplets of A within the span of `basis` (m, l), given product = A^T basis (n, l).
 // The basis need be orthonormal to single precision's square root only; its Gram matrix is divided
-// out. With A^T in the place of A it is the same for a basis of the right side.
-Triplets triplets_of(MatrixView<const float> basis, MatrixView<const float> product, std::size_t k);
+// out; nothing comes of dependent columns. With A^T in the place of A it is the same for a basis of
+// the right side.
+std::optional<Triplets> triplets_of(MatrixView<const float> basis, MatrixView<const float> product,
+                                    std::size_t k);
 
 // out (m, k) = q (m, l) times the first k columns of w (l, l), or of its transpose; rounded once.
 Matrix<float> rotate(MatrixView<const float> q, const Matrix<double>& w, bool transposed,
