@@ -16,8 +16,8 @@ constexpr double kDirectBelow = 1e-2;
 // The same for the residual of the factors as written: triplets in single precision give it to
 // 1e-7 ||dW||^2, which is 5e-7 of the residual's norm at the most ...
 constexpr double kNearAbove = 0.1;
-// ... unless rounding, relative to ||dW||, sits in a few entries with large peaks beside them.
-constexpr double kSmallRounding = 2e-4;
+// ... unless the products saw less: then their error may be this share of what is left out.
+constexpr double kNearShare = 1.5e-6;
 
 double rounding_square(const TileSums& sums, DType dtype) {
   return sums.binade * std::ldexp(1.0, -2 * mantissa_bits(dtype)) / 12.0;
@@ -101,8 +101,8 @@ void factor(const ModuleTask& task, std::size_t index, const ModuleOptions& opti
   }
   result.optimal_square = optimal_square(delta, svd, rank, run);
   Factors factors = make_factors(svd, rank, {.dtype = options.dtype, .scaling = task.scaling});
-  const bool near =
-      result.optimal_square > kNearAbove * result.delta_square && svd.rounding < kSmallRounding;
+  const double left_out = result.optimal_square / result.delta_square;
+  const bool near = left_out > kNearAbove && svd.energy_error < kNearShare * left_out;
   result.residual_square = near ? residual_near(svd, factors.left.view(), factors.right.view())
                                 : delta.residual(factors.left.view(), factors.right.view(), run);
   if (!std::isfinite(result.residual_square) || !std::isfinite(result.optimal_square)) {

@@ -19,7 +19,7 @@
 namespace loragraft {
 namespace {
 
-// Energy that rounding leaves behind, in units of rank / min(m, n) * E: up to 3 were measured.
+// Energy that rounding leaves behind, in units of rank / side * E: up to 3 were measured.
 constexpr double kLossFactor = 4.0;
 // Share of the energy left out that may be lost so: 2e-4 of the error.
 constexpr double kLossShare = 4e-4;
@@ -98,8 +98,8 @@ class ByteIteration {
     const auto leading = squares.begin() + static_cast<std::ptrdiff_t>(options_.rank);
     const double left_out = sums.delta - std::accumulate(squares.begin(), leading, 0.0);
     if (left_out < kKnownShare * sums.delta) return false;
-    const auto share =
-        static_cast<double>(options_.rank) / static_cast<double>(std::min(a_.rows(), a_.cols()));
+    const double side = std::min(bytes_.effective_rows(), static_cast<double>(a_.cols()));
+    const double share = std::min(1.0, static_cast<double>(options_.rank) / std::max(1.0, side));
     return kLossFactor * share * bytes_.error_square(precision_) <= kLossShare * left_out;
   }
 
@@ -121,7 +121,10 @@ class ByteIteration {
     out.s.assign(found.s.begin(), found.s.begin() + static_cast<std::ptrdiff_t>(options_.rank));
     out.passes = passes_;
     out.sums = sums;
-    out.rounding = std::sqrt(bytes_.error_square(Precision::fine) / sums.delta);
+    // The error's inner product with a matrix of the rank, the error being noise.
+    const double entries = bytes_.effective_rows() * static_cast<double>(a_.cols());
+    out.energy_error = 2.0 * std::sqrt(static_cast<double>(options_.rank) / entries *
+                                       bytes_.error_square(Precision::fine) / sums.delta);
     fix_signs(out);
     return out;
   }

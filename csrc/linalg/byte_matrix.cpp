@@ -278,4 +278,15 @@ double ByteMatrix::error_square(Precision precision) const {
   return squares * static_cast<double>(source_.cols()) * step * step / 12.0;
 }
 
+double ByteMatrix::effective_rows() const {
+  double squares = 0.0;
+  double fourths = 0.0;
+  for (const float unit : units_.span()) {
+    const double square = static_cast<double>(unit) * static_cast<double>(unit);
+    squares += square;
+    fourths += square * square;
+  }
+  return fourths > 0.0 ? squares * squares / fourths : 0.0;
+}
+
 }  // namespace loragraft

@@ -35,6 +35,9 @@ class ByteMatrix {
   // Expected squared Frobenius norm of what a precision does not see of the entries.
   [[nodiscard]] double error_square(Precision precision) const;
 
+  // Number of rows that such an error is spread over: (sum u^2)^2 / sum u^4 for the rows' units u.
+  [[nodiscard]] double effective_rows() const;
+
  private:
   struct Rows;  // a run of rows and where their bytes are
   [[nodiscard]] Rows chunk_at(std::size_t index) const;

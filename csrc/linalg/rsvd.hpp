@@ -30,8 +30,9 @@ struct TruncatedSvd {
   Matrix<float> vt;        // (k, n)
   std::size_t passes = 0;  // over the matrix; one may serve two products
   bool exact = false;      // by a full SVD, not by a sketch
-  double rounding = 0.0;   // norm of what the products did not see of A, over A's
-  TileSums sums;           // of the entries, as stored
+  // Share of ||A||_F^2 by which energies may be off because the products did not see all of A.
+  double energy_error = 0.0;
+  TileSums sums;  // of the entries, as stored
 };
 
 // Randomized truncated SVD by subspace iteration, orthonormalised at each half step (Halko,

@@ -14,8 +14,8 @@ class SettlingRule {
       : rank_(rank), total_(total), dimensions_(dimensions) {}
 
   // True when the energy still to be gained by rank k is below a small share of the energy left
-  // out, so that the error is within 0.1 % of the optimum's. `resolution` is the share of the energy
-  // by which rounding may move what is seen of it from one half step to the next.
+  // out, so that the error is within 0.1 % of the optimum's. `resolution` is the share of the
+  // energy by which rounding may move what is seen of it from one half step to the next.
   bool settled(const std::vector<double>& squares, double resolution = 0.0);
 
   // Whether the next half step is expected to be the last. A guess, to be confirmed by `settled`.
