@@ -13,11 +13,10 @@ namespace {
 // Below this share of ||dW||^2, the energy left out is no longer known from the difference of two
 // sums of single-precision singular values and is summed directly.
 constexpr double kDirectBelow = 1e-2;
-// The same for the residual of the factors as written: triplets in single precision give it to
-// 1e-7 ||dW||^2, which is 5e-7 of the residual's norm at the most ...
+// The residual of the factors as written follows from the triplets where it is above this share and
+// their energy is known this much better.
 constexpr double kNearAbove = 0.1;
-// ... unless the products saw less: then their error may be this share of what is left out.
-constexpr double kNearShare = 1.5e-6;
+constexpr double kNearShare = 5e-7;
 
 double rounding_square(const TileSums& sums, DType dtype) {
   return sums.binade * std::ldexp(1.0, -2 * mantissa_bits(dtype)) / 12.0;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "base/philox.hpp"
@@ -37,6 +38,21 @@ bool moderate(const TileSums& sums, std::size_t entries) {
   return std::abs(std::ilogb(std::sqrt(sums.delta / static_cast<double>(entries)))) < kModerate;
 }
 
+// Number of columns that the least spread of the right singular vectors lives on: n for one of
+// Gaussian entries.
+double effective_columns(const Matrix<float>& vt) {
+  double least = static_cast<double>(vt.cols());
+  for (std::size_t k = 0; k < vt.rows(); ++k) {
+    double fourths = 0.0;
+    for (const float x : std::span(vt.row(k), vt.cols())) {
+      const double square = static_cast<double>(x) * static_cast<double>(x);
+      fourths += square * square;
+    }
+    if (fourths > 0.0) least = std::min(least, 3.0 / fourths);
+  }
+  return least;
+}
+
 // Two subspaces that improve each other in turn.
 class ByteIteration {
  public:
@@ -54,7 +70,7 @@ class ByteIteration {
     const TileSums sums = bytes_.form(run_);
     require_finite(sums);
     if (!moderate(sums, a_.rows() * a_.cols())) return sums;
-    Philox{options_.key}.fill_uniform(left_.data(), left_.size());
+    Philox{options_.key}.fill_bytes(left_.data(), left_.size());
     bytes_.transpose_times(left_.view(), right_.view(), Precision::coarse, run_);
     orthonormalize_roughly(right_.view());
     right_last_ = true;
@@ -122,7 +138,7 @@ class ByteIteration {
     out.passes = passes_;
     out.sums = sums;
     // The error's inner product with a matrix of the rank, the error being noise.
-    const double entries = bytes_.effective_rows() * static_cast<double>(a_.cols());
+    const double entries = bytes_.effective_rows() * effective_columns(out.vt);
     out.energy_error = 2.0 * std::sqrt(static_cast<double>(options_.rank) / entries *
                                        bytes_.error_square(Precision::fine) / sums.delta);
     fix_signs(out);

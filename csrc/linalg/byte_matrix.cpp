@@ -78,7 +78,8 @@ ByteMatrix::ByteMatrix(const LinearOperator& source, std::span<std::byte> space)
       // The padding keeps rows of a power of two of columns out of one another's cache sets.
       ld_(round_up(source.cols(), kByteUnit) + kByteUnit),
       chunks_(ceil_div(source.rows(), kChunkRows)),
-      units_(source.rows()) {
+      units_(source.rows()),
+      errors_(source.rows()) {
   const std::size_t chunk_bytes = checked_mul(2 * kChunkRows, ld_);
   std::size_t room = space.size() / chunk_bytes;
   if (room < std::min(chunks_, kWindow)) {
@@ -108,11 +109,12 @@ void ByteMatrix::for_each_band(F visit) const {
   }
 }
 
-void ByteMatrix::split_row(const Rows& rows, std::size_t row, float* entries) const {
+float ByteMatrix::split_row(const Rows& rows, std::size_t row, float* entries) const {
   const std::size_t padded = round_up(source_.cols(), kByteUnit);
   std::fill(entries + source_.cols(), entries + padded, 0.0F);
   const std::size_t at = (row - rows.first) * ld_;
-  kernels().bytes->split(entries, padded, reciprocal(units_[row]), rows.high + at, rows.low + at);
+  return kernels().bytes->split(entries, padded, reciprocal(units_[row]), rows.high + at,
+                                rows.low + at);
 }
 
 // The bytes of chunks that were not kept.
@@ -134,7 +136,7 @@ TileSums ByteMatrix::form(const Run& run) {
       source_.visit_rows(chunk.first, chunk.count, &parts[first + c],
                          [&](std::size_t i, float* entries) {
                            units_[i] = unit_of(kernels().bytes->peak(entries, source_.cols()));
-                           split_row(chunk, i, entries);
+                           errors_[i] = split_row(chunk, i, entries);
                          });
     });
   });
@@ -272,10 +274,15 @@ void ByteMatrix::multiply_back(const Rows& rows, std::size_t column, const ByteO
 }
 
 double ByteMatrix::error_square(Precision precision) const {
-  const double step = precision == Precision::coarse ? 256.0 : 1.0;
-  const std::span units = units_.span();
-  const double squares = std::inner_product(units.begin(), units.end(), units.begin(), 0.0);
-  return squares * static_cast<double>(source_.cols()) * step * step / 12.0;
+  // A high byte is wrong by half of its 256 units at the most, evenly.
+  const double coarse = 256.0 * 256.0 / 12.0 * static_cast<double>(source_.cols());
+  double sum = 0.0;
+  for (std::size_t i = 0; i < source_.rows(); ++i) {
+    const auto unit = static_cast<double>(units_[i]);
+    sum +=
+        unit * unit * (precision == Precision::coarse ? coarse : static_cast<double>(errors_[i]));
+  }
+  return sum;
 }
 
 double ByteMatrix::effective_rows() const {

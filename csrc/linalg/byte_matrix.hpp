@@ -32,7 +32,7 @@ class ByteMatrix {
   void transpose_times(MatrixView<float> q, MatrixView<float> z, Precision precision,
                        const Run& run);
 
-  // Expected squared Frobenius norm of what a precision does not see of the entries.
+  // Squared Frobenius norm of what a precision does not see of the entries; expected, if coarse.
   [[nodiscard]] double error_square(Precision precision) const;
 
   // Number of rows that such an error is spread over: (sum u^2)^2 / sum u^4 for the rows' units u.
@@ -44,7 +44,7 @@ class ByteMatrix {
   template <class F>
   void for_each_band(F visit) const;
   void form_band(std::size_t first, std::size_t last, const Run& run) const;
-  void split_row(const Rows& rows, std::size_t row, float* entries) const;
+  float split_row(const Rows& rows, std::size_t row, float* entries) const;
   void multiply(const Rows& rows, const ByteOperand& x, MatrixView<float> y,
                 Precision precision) const;
   void multiply_back(std::size_t column, std::size_t first, std::size_t last, const ByteOperand& q,
@@ -59,7 +59,8 @@ class ByteMatrix {
   std::size_t window_;  // chunks whose bytes are there for the time being
   AlignedBuffer<std::byte> own_space_;
   std::uint8_t* bytes_;
-  AlignedBuffer<float> units_;  // (m): see simd/bytes.hpp
+  AlignedBuffer<float> units_;   // (m): see simd/bytes.hpp
+  AlignedBuffer<float> errors_;  // (m): squared, of both bytes, in squared units
 };
 
 }  // namespace loragraft

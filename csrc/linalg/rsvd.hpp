@@ -30,8 +30,9 @@ struct TruncatedSvd {
   Matrix<float> vt;        // (k, n)
   std::size_t passes = 0;  // over the matrix; one may serve two products
   bool exact = false;      // by a full SVD, not by a sketch
-  // Share of ||A||_F^2 by which energies may be off because the products did not see all of A.
-  double energy_error = 0.0;
+  // Share of ||A||_F^2 by which energies may be off because products in bytes did not see all of A;
+  // 1 where nothing is known of that.
+  double energy_error = 1.0;
   TileSums sums;  // of the entries, as stored
 };
 

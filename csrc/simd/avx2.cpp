@@ -132,9 +132,13 @@ struct Bytes {
         _mm256_or_si256(_mm256_or_si256(first, second), _mm256_or_si256(third, fourth)));
   }
 
-  static void split(const float* in, Vec factor, std::uint8_t* high, std::uint8_t* low) {
+  static Vec split(const float* in, Vec factor, Vec errors, std::uint8_t* high, std::uint8_t* low) {
     const auto rounded = [&](std::size_t i) {
-      return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + 8 * i), factor.value));
+      const Vec exact = mul(Vec::load(in + 8 * i), factor);
+      const Ints whole = Ints::round(exact);
+      const Vec error = sub(exact, whole.to_vec());
+      errors = fma(error, error, errors);
+      return whole.value;
     };
     const __m256i offset = _mm256_set1_epi16(static_cast<short>(0x8080));
     const __m256i byte = _mm256_set1_epi16(0xFF);
@@ -149,6 +153,7 @@ struct Bytes {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(high),
                         _mm256_permutevar8x32_epi32(highs, order));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm256_permutevar8x32_epi32(lows, order));
+    return errors;
   }
 
   static void interleave(const std::uint8_t* in, std::size_t ld, std::uint8_t* out) {

@@ -103,9 +103,13 @@ struct Bytes512 {
         out, _mm512_or_si512(_mm512_or_si512(first, second), _mm512_or_si512(third, fourth)));
   }
 
-  static void split(const float* in, Vec factor, std::uint8_t* high, std::uint8_t* low) {
+  static Vec split(const float* in, Vec factor, Vec errors, std::uint8_t* high, std::uint8_t* low) {
     const auto rounded = [&](std::size_t i) {
-      return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(in + 16 * i), factor.value));
+      const Vec exact = mul(Vec::load(in + 16 * i), factor);
+      const Ints whole = Ints::round(exact);
+      const Vec error = sub(exact, whole.to_vec());
+      errors = fma(error, error, errors);
+      return whole.value;
     };
     const __m512i offset = _mm512_set1_epi16(static_cast<short>(0x8080));
     const __m512i byte = _mm512_set1_epi16(0xFF);
@@ -119,6 +123,7 @@ struct Bytes512 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _mm512_storeu_si512(high, _mm512_permutexvar_epi32(order, highs));
     _mm512_storeu_si512(low, _mm512_permutexvar_epi32(order, lows));
+    return errors;
   }
 
   static void interleave(const std::uint8_t* in, std::size_t ld, std::uint8_t* out) {

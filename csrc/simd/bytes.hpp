@@ -55,9 +55,10 @@ struct ByteKernels {
   // The largest |x|; NaN where one is among them is not promised.
   float (*peak)(const float* values, std::size_t n);
 
-  // high, low <- bytes of in[0, n), factor = 1 / unit; n a multiple of kByteUnit.
-  void (*split)(const float* in, std::size_t n, float factor, std::uint8_t* high,
-                std::uint8_t* low);
+  // high, low <- bytes of in[0, n), factor = 1 / unit; n a multiple of kByteUnit. Returns the sum
+  // of the squared errors, in units.
+  float (*split)(const float* in, std::size_t n, float factor, std::uint8_t* high,
+                 std::uint8_t* low);
 
   // peaks[j] <- the largest |in(i, j)|, squares[j] <- the sum of squares; i < rows, j < width.
   void (*measure_columns)(const float* in, std::size_t ld, std::size_t rows, std::size_t width,

@@ -34,12 +34,18 @@ inline float peak(const float* values, std::size_t n) {
   return result;
 }
 
-inline void split(const float* in, std::size_t n, float factor, std::uint8_t* high,
-                  std::uint8_t* low) {
+inline float split(const float* in, std::size_t n, float factor, std::uint8_t* high,
+                   std::uint8_t* low) {
   const Vec scale = Vec::broadcast(&factor);
+  Vec errors = Vec::zero();
   for (std::size_t i = 0; i < n; i += Bytes::kSplit) {
-    Bytes::split(in + i, scale, high + i, low + i);
+    errors = Bytes::split(in + i, scale, errors, high + i, low + i);
   }
+  float lanes[Vec::kLanes];
+  errors.store(lanes);
+  float sum = 0.0F;
+  for (const float lane : lanes) sum += lane;
+  return sum;
 }
 
 inline void measure_columns(const float* in, std::size_t ld, std::size_t rows, std::size_t width,

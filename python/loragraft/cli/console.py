@@ -145,7 +145,7 @@ def _is_plain_file() -> bool:
     return (
         not sys.stdout.isatty()
         and os.environ.keys().isdisjoint(_RICH_VARIABLES)
-        and sys.stdout.encoding.lower().startswith("utf")
+        and (sys.stdout.encoding or "").lower().startswith("utf")
     )
 
 

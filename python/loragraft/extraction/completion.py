@@ -14,6 +14,7 @@ from loragraft.extraction.output import (
     write_documents,
     write_tensors,
 )
+from loragraft.extraction.preflight import differences
 from loragraft.extraction.result import Extraction
 from loragraft.extraction.summary import make_report
 
@@ -46,13 +47,14 @@ def complete(
         with_report: Write ``report.json`` too.
         progress: Called from time to time.
     """
+    unlike = differences(plan.base, plan.tuned)
     store = FactorStore(spool)
     findings = compute(plan, work, store.add, progress)
     # From here on what is in the directory is no longer the adapter that was there.
     retire(destination)
     written = write_tensors(tensors_path(destination), store)
     seconds = time.perf_counter() - started
-    report = make_report(plan, findings, bytes_written=written, seconds=seconds)
+    report = make_report(plan, findings, differences=unlike, bytes_written=written, seconds=seconds)
     config = config_of(plan, report)
     write_documents(destination, config, report, with_report=with_report)
     return Extraction(report=report, output=destination.directory, config=config)

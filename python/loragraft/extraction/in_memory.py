@@ -11,7 +11,7 @@ import numpy as np
 from loragraft.extraction.computation import compute
 from loragraft.extraction.factors import oriented
 from loragraft.extraction.output import config_of
-from loragraft.extraction.preflight import check_memory
+from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.result import Extraction
 from loragraft.extraction.summary import make_report
 from loragraft.extraction.work import Work
@@ -64,10 +64,11 @@ def run_in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction
         kept[module.linear.name] = Factors.of(module, result, plan.options.scaling)
 
     with Work(plan) as work:
+        unlike = differences(plan.base, plan.tuned)
         findings = compute(plan, work, keep, progress)
     written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
     seconds = time.perf_counter() - start
-    report = make_report(plan, findings, bytes_written=written, seconds=seconds)
+    report = make_report(plan, findings, differences=unlike, bytes_written=written, seconds=seconds)
     order = [module.linear.name for module in plan.modules if module.linear.name in kept]
     return Extraction(
         report=report,

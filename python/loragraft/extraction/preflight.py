@@ -22,6 +22,10 @@ _IDLE_KEYS: Final = frozenset(
 _FIXED_MEMORY: Final = 120_000_000
 _WIDTH_UNIT: Final = 16
 _GROUPS: Final = 16
+#: Bytes that a thread may keep of a matrix, and what it forms at a time where these do not do.
+_WORKSPACE: Final = 96 << 20
+_CHUNK_ROWS: Final = 252
+_WINDOW: Final = 4
 #: Largest smaller side for which the core makes a full SVD of its own accord.
 _DENSE_SIDE: Final = 1024
 
@@ -49,7 +53,13 @@ def _module_memory(rows: int, columns: int, rank: int, oversampling: int) -> int
         return factors + 8 * (3 * rows * columns + smaller * larger + 8 * smaller * smaller)
     groups = min(_GROUPS, max(1, larger // 1080))
     subspaces = 4 * width * (2 * (rows + columns) + (groups + 1) * larger)
-    return factors + subspaces + 8 * 16 * width * width
+    return factors + subspaces + 8 * 16 * width * width + _bytes_kept(rows, columns)
+
+
+def _bytes_kept(rows: int, columns: int) -> int:
+    row = 2 * (columns + 128)
+    window = min(rows, _WINDOW * _CHUNK_ROWS) * row
+    return max(min(rows * row, _WORKSPACE), window)
 
 
 def check_memory(plan: ExtractionPlan) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loragraft.extraction.preflight import differences
 from loragraft.extraction.verdict import verdict, warnings
 from loragraft.report.model import Report, Summary, count_outcomes, total_energy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan
 
@@ -17,6 +18,7 @@ def make_report(
     plan: ExtractionPlan,
     findings: Findings,
     *,
+    differences: Sequence[str],
     bytes_written: int,
     seconds: float,
 ) -> Report:
@@ -25,6 +27,7 @@ def make_report(
     Args:
         plan: What was done.
         findings: What was found.
+        differences: Of the configurations and tokenizers.
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
     """
@@ -40,7 +43,7 @@ def make_report(
         energy=energy,
         error=error,
         warnings=(
-            *differences(plan.base, plan.tuned),
+            *differences,
             *warnings(plan, tensors, modules),
         ),
     )
