@@ -46,7 +46,10 @@ bool SettlingRule::settled(const std::vector<double>& squares, double resolution
   const bool seen = steps_ > 2;
   const bool real = gain > kRealGain * resolution * kept;
   if (seen && real) seen_ = previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
-  const double ratio = ratio_to_come(squares, seen);
+  // A single ratio is little evidence: a direction that the sketch hardly saw shows late.
+  const double ratio = steps_ == 3 ? std::max(ratio_to_come(squares, seen),
+                                              std::min(kSlowestRatio, std::sqrt(seen_)))
+                                   : ratio_to_come(squares, seen);
   const double guess = ratio_to_come(squares, true);
   previous_ = squares;
   previous_gain_ = gain;

@@ -6,8 +6,8 @@
 
 namespace loragraft {
 
-// Arithmetic on bytes: integer products run at up to four times the rate of float ones, and sums of
-// integers are the same on every ISA and in every order.
+// Arithmetic on bytes: integer products run at up to four times the rate of float ones, and their
+// sums are exact, in any order.
 //
 // An entry x of a matrix is held as two bytes, in units that a row shares. With
 // u = 0x8080 + round(x / unit), the high byte of u is a number offset by 128 and the low byte adds
