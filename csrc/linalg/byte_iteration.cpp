@@ -28,7 +28,7 @@ constexpr double kLossShare = 4e-4;
 // values to about 1e-5.
 constexpr double kKnownShare = 1e-3;
 // Passes after which the rounding of single bytes is taken for what keeps iteration from settling.
-constexpr std::size_t kMaxCoarse = 16;
+constexpr std::size_t kMaxCoarse = 8;
 // Exponents of the root mean square of entries whose squares and reciprocals are far from the
 // limits of float.
 constexpr int kModerate = 40;
