@@ -8,7 +8,6 @@ from loragraft.input_file import InputFile, changed
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
     from loragraft.tensor_entry import TensorEntry
@@ -66,10 +65,5 @@ class TensorBytes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
