@@ -20,6 +20,8 @@ constexpr double kSlowestRatio = 0.98;
 constexpr double kPeakOverMean = 8.0;
 // A gain counts as real above so many times the resolution.
 constexpr double kRealGain = 3.0;
+// Growth of the last squared singular value in a half step that tells of a direction arriving.
+constexpr double kArriving = 2.0;
 // A difference of single-precision energies is known to this share of them.
 constexpr double kResolved = 1e-5;
 
@@ -44,18 +46,29 @@ bool SettlingRule::settled(const std::vector<double>& squares, double resolution
   const double left_out = std::max({total_ - kept, beyond, 0.0});
   ++steps_;
   const bool seen = steps_ > 2;
-  const bool real = gain > kRealGain * resolution * kept;
-  if (seen && real) seen_ = previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
-  // A single ratio is little evidence: a direction that the sketch hardly saw shows late.
-  const double ratio = steps_ == 3 ? std::max(ratio_to_come(squares, seen),
-                                              std::min(kSlowestRatio, std::sqrt(seen_)))
-                                   : ratio_to_come(squares, seen);
+  if (seen) see(gain, gain > kRealGain * resolution * kept);
+  double ratio = ratio_to_come(squares, seen);
+  if (steps_ == 3 && arriving(squares)) ratio = std::max(ratio, std::sqrt(seen_));
+  ratio = std::min(ratio, kSlowestRatio);
   const double guess = ratio_to_come(squares, true);
   previous_ = squares;
   previous_gain_ = gain;
   const double tolerance = (seen ? kTolerance : kUnseenTolerance) * left_out;
   settles_next_ = steps_ >= 2 && gain * guess * guess / (1.0 - guess) <= tolerance;
   return steps_ >= 2 && gain * ratio / (1.0 - ratio) <= tolerance;
+}
+
+// The ratio of the last two gains, as far as it can be known: one that rounding may have made is an
+// upper bound of the real one.
+void SettlingRule::see(double gain, bool real) {
+  const double ratio = previous_gain_ > 0.0 ? gain / previous_gain_ : 0.0;
+  seen_ = real || steps_ == 3 ? ratio : std::min(seen_, ratio);
+}
+
+// A direction that the sketch hardly saw still grows in the subspace: a single ratio of gains knows
+// nothing of it.
+bool SettlingRule::arriving(const std::vector<double>& squares) const {
+  return squares.back() > kArriving * previous_.back();
 }
 
 // Gains fall at least by the last ratio seen, and in the end by (s_{l+1} / s_k)^2 a half step, l

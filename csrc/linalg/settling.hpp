@@ -22,6 +22,8 @@ class SettlingRule {
   [[nodiscard]] bool settles_next() const { return settles_next_; }
 
  private:
+  void see(double gain, bool real);
+  [[nodiscard]] bool arriving(const std::vector<double>& squares) const;
   [[nodiscard]] double ratio_to_come(const std::vector<double>& squares, bool spread) const;
 
   std::size_t rank_;
@@ -29,7 +31,7 @@ class SettlingRule {
   std::size_t dimensions_;
   std::vector<double> previous_;
   double previous_gain_ = 0.0;
-  double seen_ = 0.0;  // the last ratio of two gains that rounding did not make
+  double seen_ = 0.0;  // ratio of the last two gains, at the most; 0 while there are no two
   std::size_t steps_ = 0;
   bool settles_next_ = false;
 };
