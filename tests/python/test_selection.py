@@ -12,6 +12,7 @@ from loragraft.architecture import (
     parse_selection,
     select,
 )
+from loragraft.architecture.address import Address
 from loragraft.errors import NothingToAdaptError, UsageError
 
 KINDS = {
@@ -30,7 +31,8 @@ OTHERS = {
 
 def linear(name: str, role: Role, layer: int | None, tensor: str | None = None) -> LinearModule:
     kind = name.rpartition(".")[2]
-    return LinearModule(name, tensor or f"{name}.weight", kind, role, layer, (4, 4), False)
+    tensors = (tensor or f"{name}.weight",)
+    return LinearModule(name, kind, role, layer, (4, 4), False, tensors, (), 0, Address(name))
 
 
 INVENTORY = Inventory(

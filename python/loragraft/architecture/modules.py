@@ -6,16 +6,19 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loragraft.architecture.address import Address
 from loragraft.architecture.families import family_of
 from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
 from loragraft.number_formats import WEIGHT_DTYPES
+from loragraft.weights.source import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loragraft.architecture.families import Family
     from loragraft.checkpoint import Checkpoint, TensorEntry
+    from loragraft.weights.source import Source
 
 __all__ = ["STACKED_EXPERTS", "Inventory", "LinearModule", "Role", "take_inventory"]
 
@@ -32,25 +35,36 @@ _NORM: Final = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
 
 
 class LinearModule(NamedTuple):
-    """One linear layer that an adapter can be put on.
+    """A weight that an adapter can be put on: a linear layer, or one of each expert of a block.
 
     Attributes:
-        name: Module path in memory, as PEFT names it.
-        tensor: Name of its weight in the checkpoint.
-        kind: Last component of the path, such as ``q_proj``.
+        name: Module path in memory, as PEFT names it; of the parameter where experts share one.
+        kind: Last component of the path, such as ``q_proj``, or ``experts.down_proj``.
         role: What it does in its block.
         layer: Block number, None outside the blocks.
-        shape: ``(out, in)``, whichever way round it is stored.
-        transposed: Stored as ``[in, out]``.
+        shape: ``(out, in)`` of one matrix, whichever way round it is stored.
+        transposed: The matrices are ``[in, out]``.
+        tensors: Names of the tensors that it is made of, scales included.
+        matrices: The weight, or those of the experts in their order.
+        experts: How many experts there are; 0 for a layer of its own.
+        address: How PEFT reaches it.
     """
 
     name: str
-    tensor: str
     kind: str
     role: Role
     layer: int | None
     shape: tuple[int, int]
     transposed: bool
+    tensors: tuple[str, ...]
+    matrices: tuple[Source, ...]
+    experts: int
+    address: Address
+
+    @property
+    def tensor(self) -> str:
+        """Name of the first of its tensors."""
+        return self.tensors[0]
 
 
 class Inventory(NamedTuple):
@@ -90,12 +104,15 @@ def _linear(name: str, entry: TensorEntry, family: Family) -> LinearModule:
     transposed = family.is_transposed(name)
     return LinearModule(
         name=name,
-        tensor=entry.name,
         kind=name.rpartition(".")[2],
         role=_role(name, family),
         layer=_layer(name),
         shape=(columns, rows) if transposed else (rows, columns),
         transposed=transposed,
+        tensors=(entry.name,),
+        matrices=(matrix_of(entry),),
+        experts=0,
+        address=Address(name),
     )
 
 

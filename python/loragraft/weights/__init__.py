@@ -1,0 +1,1 @@
+"""Weights as the matrices they stand for, however a checkpoint stores them."""
