@@ -12,6 +12,12 @@ constexpr std::align_val_t kAlignment{64};
 constexpr std::size_t kLarge = std::size_t{64} << 10;
 constexpr std::size_t kKeptBytes = std::size_t{16} << 20;
 constexpr std::size_t kKeptBlocks = 32;
+// A sanitizer is to see every block go.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kKeeps = false;
+#else
+constexpr bool kKeeps = true;
+#endif
 
 struct Block {
   void* memory = nullptr;
@@ -73,18 +79,14 @@ Kept& kept() {
 }  // namespace
 
 void* take_memory(std::size_t bytes) {
-#ifndef __SANITIZE_ADDRESS__
-  if (bytes >= kLarge && keeping) {
+  if (kKeeps && bytes >= kLarge && keeping) {
     if (void* const memory = kept().take(bytes)) return memory;
   }
-#endif
   return ::operator new(bytes, kAlignment);
 }
 
 void give_memory_back(void* memory, std::size_t bytes) noexcept {
-#ifndef __SANITIZE_ADDRESS__
-  if (bytes >= kLarge && keeping && kept().put(memory, bytes)) return;
-#endif
+  if (kKeeps && bytes >= kLarge && keeping && kept().put(memory, bytes)) return;
   ::operator delete(memory, kAlignment);
 }
 

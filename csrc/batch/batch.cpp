@@ -9,8 +9,8 @@
 
 namespace loragraft {
 
-Batch::Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads)
-    : tasks_(std::move(tasks)), options_(std::move(options)) {
+Batch::Batch(std::vector<ModuleTask> tasks, const ModuleOptions& options, std::size_t threads)
+    : tasks_(std::move(tasks)), options_(options) {
   try {
     driver_ = std::jthread([this, threads] { drive(threads); });
   } catch (const std::system_error& error) {
@@ -37,7 +37,7 @@ void Batch::drive(std::size_t threads) {
     pool.parallel_for(tasks_.size(), [&](std::size_t i) {
       cancel_.check();
       ahead.started(i);
-      Completed completed{i, extract_module(tasks_[i], i, options_, run)};
+      Completed completed{i, extract_module(tasks_[i], options_, run)};
       {
         const std::scoped_lock lock(mutex_);
         done_.push_back(std::move(completed));
@@ -56,7 +56,7 @@ std::optional<Batch::Completed> Batch::next(std::chrono::milliseconds timeout) {
   changed_.wait_for(lock, timeout,
                     [&] { return failure_ || !done_.empty() || handed_out_ == tasks_.size(); });
   if (failure_) {
-    // Only once: an exception of Python's may not be raised a second time.
+    // Once: whoever goes on asking is told that nothing more will come.
     if (std::exchange(failure_told_, true)) {
       throw Error(Errc::cancelled, "the batch has failed and does no more work");
     }

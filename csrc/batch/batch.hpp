@@ -17,7 +17,7 @@ namespace loragraft {
 // any order; each result depends on its task and the options alone. Destruction cancels and waits.
 class Batch {
  public:
-  Batch(std::vector<ModuleTask> tasks, ModuleOptions options, std::size_t threads);
+  Batch(std::vector<ModuleTask> tasks, const ModuleOptions& options, std::size_t threads);
   ~Batch();
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,17 +13,11 @@ namespace loragraft {
 // One pair of tensors to work on. Rank 0 measures the change and factors nothing.
 struct ModuleTask {
   std::string name;
-  StoredMatrix base;
-  StoredMatrix tuned;
+  DeltaOperator::Side base;
+  DeltaOperator::Side tuned;
   std::size_t rank = 0;
   std::uint64_t key = 0;  // of the sketch
   double scaling = 1.0;
-};
-
-struct Spectrum {
-  const std::vector<double>& singular_values;
-  double delta_square;     // ||dW||_F^2
-  double rounding_square;  // expected squared norm of the rounding of W_tuned
 };
 
 struct ModuleOptions {
@@ -35,8 +28,8 @@ struct ModuleOptions {
   // Bytes of memory for each thread to keep a matrix's bytes in: enough for 48 million weights. The
   // results do not depend on it.
   std::size_t workspace = std::size_t{96} << 20;
-  // The rank to write, of the singular values of one factorisation; unset: all of them.
-  std::function<std::size_t(std::size_t task, const Spectrum&)> choose_rank;
+  // Fill the lists of squares for every rank up to the task's.
+  bool nested = false;
 };
 
 // Squared norms, all Frobenius and in double precision.
@@ -44,10 +37,13 @@ struct ModuleResult {
   bool unchanged = false;        // the stored bytes are equal, or every difference is zero
   double delta_square = 0.0;     // ||W_tuned - W_base||^2
   double base_square = 0.0;      // ||W_base||^2
-  double rounding_square = 0.0;  // sum of ulp(W_tuned)^2 / 12
+  double rounding_square = 0.0;  // sum of (spacing of stored numbers at W_tuned)^2 / 12
   std::vector<double> singular_values;
   double optimal_square = 0.0;   // of the residual at the written rank, before the cast
   double residual_square = 0.0;  // of the residual as written
+  // The same of the leading 1, 2, ... columns of lora_b and rows of lora_a.
+  std::vector<double> optimal_squares;
+  std::vector<double> residual_squares;
   std::size_t passes = 0;
   bool exact = false;
   StoredFactors factors;  // rank 0 when unchanged, or none was asked for
@@ -55,7 +51,6 @@ struct ModuleResult {
 };
 
 // Measure one pair and, when it differs and a rank is asked for, factor the difference.
-ModuleResult extract_module(const ModuleTask& task, std::size_t index, const ModuleOptions& options,
-                            const Run& run);
+ModuleResult extract_module(const ModuleTask& task, const ModuleOptions& options, const Run& run);
 
 }  // namespace loragraft

@@ -7,7 +7,11 @@ namespace {
 
 constexpr std::size_t kAhead = std::size_t{256} << 20;
 
-std::size_t bytes_of(const ModuleTask& task) { return task.base.nbytes() + task.tuned.nbytes(); }
+std::size_t bytes_of(const ModuleTask& task) { return task.base->nbytes() + task.tuned->nbytes(); }
+
+void read_ahead(const StoredMatrix& matrix) {
+  for (const FileRange& range : matrix.ranges()) range.file->read_ahead(range.offset, range.length);
+}
 
 }  // namespace
 
@@ -18,8 +22,8 @@ void ReadAhead::started(std::size_t task) {
   next_ = std::max(next_, task + 1);
   for (; next_ < tasks_.size() && ahead_ < kAhead; ++next_) {
     const ModuleTask& coming = tasks_[next_];
-    coming.base.file->read_ahead(coming.base.offset, coming.base.nbytes());
-    coming.tuned.file->read_ahead(coming.tuned.offset, coming.tuned.nbytes());
+    read_ahead(*coming.base);
+    read_ahead(*coming.tuned);
     ahead_ += bytes_of(coming);
   }
 }

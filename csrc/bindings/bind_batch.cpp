@@ -1,4 +1,3 @@
-#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include "batch/batch.hpp"
@@ -8,7 +7,7 @@
 namespace loragraft::bindings {
 namespace {
 
-// Destruction waits for the workers, one of which may be waiting for the GIL.
+// Destruction waits for the workers; other threads of Python may go on meanwhile.
 struct DeleteWithoutGil {
   void operator()(Batch* batch) const {
     const py::gil_scoped_release release;
@@ -16,8 +15,6 @@ struct DeleteWithoutGil {
   }
 };
 using BatchHolder = std::unique_ptr<Batch, DeleteWithoutGil>;
-
-using ChooseRank = std::function<std::size_t(std::size_t, std::vector<double>, double, double)>;
 
 std::optional<DType> factor_dtype(const std::string& code) {
   if (code == "auto") return std::nullopt;
@@ -32,22 +29,15 @@ Arithmetic arithmetic_named(const std::string& name) {
 
 BatchHolder make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
                        std::optional<std::size_t> power_iterations, const std::string& dtype,
-                       std::optional<ChooseRank> choose_rank, std::size_t threads,
-                       const std::string& arithmetic, std::optional<std::size_t> workspace) {
+                       std::size_t threads, const std::string& arithmetic,
+                       std::optional<std::size_t> workspace, bool nested, const py::none&) {
   ModuleOptions options{.oversampling = oversampling,
                         .power_iterations = power_iterations,
                         .dtype = factor_dtype(dtype),
                         .arithmetic = arithmetic_named(arithmetic),
-                        .choose_rank = {}};
+                        .nested = nested};
   if (workspace) options.workspace = *workspace;
-  if (choose_rank) {
-    // pybind11's std::function takes the GIL itself, on whichever worker calls it.
-    options.choose_rank = [choose = *std::move(choose_rank)](std::size_t i, const Spectrum& s) {
-      return choose(i, s.singular_values, s.delta_square, s.rounding_square);
-    };
-  }
-  return BatchHolder(
-      std::make_unique<Batch>(std::move(tasks), std::move(options), threads).release());
+  return BatchHolder(std::make_unique<Batch>(std::move(tasks), options, threads).release());
 }
 
 py::object next(Batch& batch, double timeout) {
@@ -66,8 +56,9 @@ py::bytes to_bytes(const std::vector<std::byte>& values) {
 
 void register_task(py::module_& module) {
   py::class_<ModuleTask>(module, "ModuleTask")
-      .def(py::init([](std::string name, StoredMatrix base, StoredMatrix tuned, std::size_t rank,
-                       std::uint64_t key, double scaling) {
+      .def(py::init([](std::string name, std::shared_ptr<StoredMatrix> base,
+                       std::shared_ptr<StoredMatrix> tuned, std::size_t rank, std::uint64_t key,
+                       double scaling) {
              return ModuleTask{.name = std::move(name),
                                .base = std::move(base),
                                .tuned = std::move(tuned),
@@ -75,8 +66,8 @@ void register_task(py::module_& module) {
                                .key = key,
                                .scaling = scaling};
            }),
-           py::arg("name"), py::arg("base"), py::arg("tuned"), py::arg("rank"), py::arg("key"),
-           py::arg("scaling"));
+           py::arg("name"), py::arg("base").none(false), py::arg("tuned").none(false),
+           py::arg("rank"), py::arg("key"), py::arg("scaling"));
 }
 
 void register_result(py::module_& module) {
@@ -88,6 +79,8 @@ void register_result(py::module_& module) {
       .def_readonly("singular_values", &ModuleResult::singular_values)
       .def_readonly("optimal_square", &ModuleResult::optimal_square)
       .def_readonly("residual_square", &ModuleResult::residual_square)
+      .def_readonly("optimal_squares", &ModuleResult::optimal_squares)
+      .def_readonly("residual_squares", &ModuleResult::residual_squares)
       .def_readonly("passes", &ModuleResult::passes)
       .def_readonly("exact", &ModuleResult::exact)
       .def_readonly("seconds", &ModuleResult::seconds)
@@ -107,8 +100,9 @@ void register_batch(py::module_& module) {
   register_result(module);
   py::class_<Batch, BatchHolder>(module, "Batch")
       .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),
-           py::arg("power_iterations"), py::arg("dtype"), py::arg("choose_rank"),
-           py::arg("threads"), py::arg("arithmetic") = "auto", py::arg("workspace") = py::none())
+           py::arg("power_iterations"), py::arg("dtype"), py::arg("threads"),
+           py::arg("arithmetic") = "auto", py::arg("workspace") = py::none(),
+           py::arg("nested") = false, py::kw_only(), py::arg("choose_rank") = py::none())
       .def("next", &next, py::arg("timeout"))
       .def_property_readonly("exhausted", &Batch::exhausted)
       .def("cancel", &Batch::cancel)

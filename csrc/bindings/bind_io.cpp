@@ -1,7 +1,8 @@
 #include <memory>
 
+#include "base/error.hpp"
 #include "bindings/register.hpp"
-#include "linalg/operators.hpp"
+#include "io/mapped_file.hpp"
 
 namespace loragraft::bindings {
 namespace {
@@ -15,19 +16,6 @@ IoMode io_mode(const std::string& name) {
   throw Error(Errc::invalid_argument, "io mode '" + name + "': expected auto, mmap or pread");
 }
 
-StoredMatrix stored_matrix(std::shared_ptr<MappedFile> file, std::size_t offset,
-                           const std::string& dtype, std::size_t rows, std::size_t cols) {
-  StoredMatrix matrix{.file = std::move(file),
-                      .offset = offset,
-                      .dtype = dtype_from_code(dtype.c_str()),
-                      .rows = rows,
-                      .cols = cols};
-  if (checked_add(offset, matrix.nbytes()) > matrix.file->size()) {
-    throw Error(Errc::format, matrix.file->path() + ": a tensor reaches beyond the file's end");
-  }
-  return matrix;
-}
-
 }  // namespace
 
 void register_io(py::module_& module) {
@@ -38,11 +26,6 @@ void register_io(py::module_& module) {
            py::arg("path"), py::arg("io") = "auto")
       .def_property_readonly("size", &MappedFile::size)
       .def_property_readonly("mapped", &MappedFile::mapped);
-  py::class_<StoredMatrix>(module, "StoredMatrix")
-      .def(py::init(&stored_matrix), py::arg("file"), py::arg("offset"), py::arg("dtype"),
-           py::arg("rows"), py::arg("cols"))
-      .def_readonly("rows", &StoredMatrix::rows)
-      .def_readonly("cols", &StoredMatrix::cols);
 }
 
 }  // namespace loragraft::bindings

@@ -118,11 +118,18 @@ py::array_t<double> mixed_inner_product_stack(const FloatStack& d, const FloatSt
 py::array_t<float> widen(const py::bytes& stored, const std::string& dtype,
                          const std::string& isa) {
   const std::string_view bytes = stored;
-  const DType type = dtype_from_code(dtype.c_str());
+  const Encoding encoding = encoding_from_code(dtype.c_str());
+  const auto index = static_cast<std::size_t>(encoding);
   const Kernels& kernel = isa.empty() ? kernels() : kernels_named(isa);
-  std::vector<float> out(bytes.size() / size_of(type));
-  kernel.widen[static_cast<std::size_t>(type)](reinterpret_cast<const std::byte*>(bytes.data()),
-                                               out.data(), out.size());
+  std::vector<float> out(bytes.size() / bytes_of(encoding, 1));
+  const auto* const codes = reinterpret_cast<const std::byte*>(bytes.data());
+  if (is_dtype(encoding)) {
+    kernel.widen[index](codes, out.data(), out.size());
+  } else if (kernel.decode[index] != nullptr) {
+    kernel.decode[index](codes, nullptr, out.data(), out.size(), nullptr);
+  } else {
+    throw Error(Errc::invalid_argument, "widen: " + dtype + " is for scales");
+  }
   return array_from(std::move(out));
 }
 

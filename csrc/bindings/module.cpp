@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   register_errors(module);
   register_info(module);
   register_io(module);
+  register_stored(module);
   register_linalg(module);
   register_batch(module);
 }

@@ -7,6 +7,7 @@ namespace loragraft::bindings {
 void register_errors(pybind11::module_& module);
 void register_info(pybind11::module_& module);
 void register_io(pybind11::module_& module);
+void register_stored(pybind11::module_& module);
 void register_linalg(pybind11::module_& module);
 void register_batch(pybind11::module_& module);
 

@@ -1,7 +1,6 @@
 #include "linalg/operators.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <numeric>
 #include <vector>
@@ -115,7 +114,8 @@ void LinearOperator::for_each_tile(std::size_t first, std::size_t last, TileSums
                                    const Run& run, F visit) const {
   const std::size_t row0 = first * kSlabRows;
   const std::size_t count = std::min(rows_, last * kSlabRows) - row0;
-  const Slab slab = open_slab(row0, count);
+  Slab slab;
+  open_slab(row0, count, slab, sums != nullptr ? &sums[first] : nullptr);
   for (std::size_t column = 0; column < cols_; column += kTileCols) {
     const std::size_t width = std::min(kTileCols, cols_ - column);
     for (std::size_t s = first; s < last; ++s) {
@@ -210,11 +210,13 @@ void LinearOperator::times_and_back(MatrixView<const float> x, MatrixView<float>
   sum_over_groups(z, run, [&](std::size_t first, std::size_t last, MatrixView<float> sum) {
     const std::size_t end = std::min(rows_, last * kSlabRows);
     float* const data = slab_scratch(checked_mul(height, ld));
+    Slab slab;
     for (std::size_t row0 = first * kSlabRows; row0 < end; row0 += height) {
       run.cancel.check();
       const Tile tile{data, ld, row0, std::min(height, end - row0), 0, cols_};
-      form_rows(open_slab(row0, tile.rows), 0, tile,
-                sums != nullptr ? &parts[row0 / kSlabRows] : nullptr);
+      TileSums* const part = sums != nullptr ? &parts[row0 / kSlabRows] : nullptr;
+      open_slab(row0, tile.rows, slab, part);
+      form_rows(slab, 0, tile, part);
       kernel.skinny(data, ld, 1, tile.rows, cols_, x.data, x.ld, y.row(row0), y.ld, x.cols);
       kernel.skinny(data, 1, ld, cols_, tile.rows, y.row(row0), y.ld, sum.data, sum.ld, x.cols);
     }
@@ -250,11 +252,17 @@ void LinearOperator::visit_rows(
     std::size_t first, std::size_t count, TileSums* sums,
     const std::function<void(std::size_t row, float* entries)>& visit) const {
   float* const row = slab_scratch(checked_add(cols_, kByteUnit));
-  const Slab slab = open_slab(first, count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const Tile tile{row, 0, first + i, 1, 0, cols_};
-    form_rows(slab, i, tile, sums);
-    visit(first + i, row);
+  const std::size_t step = rows_at_once();
+  Slab slab;
+  for (std::size_t done = 0; done < count; done += step) {
+    const std::size_t some = std::min(step, count - done);
+    open_slab(first + done, some, slab, sums);
+    for (std::size_t i = 0; i < some; ++i) {
+      const std::size_t at = first + done + i;
+      const Tile tile{row, 0, at, 1, 0, cols_};
+      form_rows(slab, i, tile, sums);
+      visit(at, row);
+    }
   }
 }
 
@@ -273,39 +281,32 @@ void LinearOperator::materialize(MatrixView<double> out, const Run& run) const {
   });
 }
 
-DeltaOperator::DeltaOperator(StoredMatrix base, StoredMatrix tuned)
-    : LinearOperator(base.rows, base.cols), base_(std::move(base)), tuned_(std::move(tuned)) {
-  require(base_.rows == tuned_.rows && base_.cols == tuned_.cols,
+DeltaOperator::DeltaOperator(Side base, Side tuned)
+    : LinearOperator(base->rows(), base->cols()), base_(std::move(base)), tuned_(std::move(tuned)) {
+  require(base_->rows() == tuned_->rows() && base_->cols() == tuned_->cols(),
           "the two sides of a difference have different shapes");
+  base_->require_weights();
+  tuned_->require_weights();
 }
 
-namespace {
-
-std::span<const std::byte> read_rows(const StoredMatrix& matrix, std::size_t row, std::size_t count,
-                                     AlignedBuffer<std::byte>& scratch) {
-  const std::size_t row_bytes = checked_mul(matrix.cols, size_of(matrix.dtype));
-  const std::size_t length = checked_mul(count, row_bytes);
-  if (!matrix.file->mapped() && scratch.size() < length) scratch = AlignedBuffer<std::byte>(length);
-  return matrix.file->bytes(checked_add(matrix.offset, checked_mul(row, row_bytes)), length,
-                            scratch.span());
+void DeltaOperator::open_slab(std::size_t row, std::size_t count, Slab& slab,
+                              TileSums* sums) const {
+  slab.base = base_->open(row, count, slab.base_scratch, nullptr);
+  slab.tuned =
+      tuned_->open(row, count, slab.tuned_scratch, sums != nullptr ? &sums->steps : nullptr);
 }
 
-}  // namespace
-
-LinearOperator::Slab DeltaOperator::open_slab(std::size_t row, std::size_t count) const {
-  Slab slab;
-  slab.base = read_rows(base_, row, count, slab.base_scratch).data();
-  slab.tuned = read_rows(tuned_, row, count, slab.tuned_scratch).data();
-  return slab;
+std::size_t DeltaOperator::rows_at_once() const {
+  return std::max(base_->rows_at_once(), tuned_->rows_at_once());
 }
 
 void DeltaOperator::form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count,
                          float* out, TileSums* sums) const {
   const std::size_t first = row * cols() + column;
-  const std::byte* base = slab.base + first * size_of(base_.dtype);
-  const std::byte* tuned = slab.tuned + first * size_of(tuned_.dtype);
-  const auto b = static_cast<std::size_t>(base_.dtype);
-  const auto t = static_cast<std::size_t>(tuned_.dtype);
+  const std::byte* base = slab.base + first * size_of(base_->dtype());
+  const std::byte* tuned = slab.tuned + first * size_of(tuned_->dtype());
+  const auto b = static_cast<std::size_t>(base_->dtype());
+  const auto t = static_cast<std::size_t>(tuned_->dtype());
   if (sums != nullptr) {
     kernels().delta_sums[b][t](base, tuned, out, count, *sums);
   } else {
@@ -314,22 +315,11 @@ void DeltaOperator::form(const Slab& slab, std::size_t row, std::size_t column, 
 }
 
 bool DeltaOperator::identical(const Run& run) const {
-  if (base_.dtype != tuned_.dtype) return false;
-  for (std::size_t row = 0; row < rows(); row += kSlabRows) {
-    run.cancel.check();
-    const std::size_t count = std::min(kSlabRows, rows() - row);
-    const Slab slab = open_slab(row, count);
-    if (std::memcmp(slab.base, slab.tuned, count * cols() * size_of(base_.dtype)) != 0) {
-      return false;
-    }
-  }
-  return true;
+  return base_->same_bytes(*tuned_, run.cancel);
 }
 
-LinearOperator::Slab DenseOperator::open_slab(std::size_t row, std::size_t) const {
-  Slab slab;
+void DenseOperator::open_slab(std::size_t row, std::size_t, Slab& slab, TileSums*) const {
   slab.base = reinterpret_cast<const std::byte*>(matrix_.row(row));
-  return slab;
 }
 
 void DenseOperator::form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count,

@@ -9,23 +9,10 @@
 #include "base/parallel.hpp"
 #include "base/views.hpp"
 #include "base/workspaces.hpp"
-#include "io/mapped_file.hpp"
 #include "simd/kernels.hpp"
+#include "stored/stored_matrix.hpp"
 
 namespace loragraft {
-
-// A stored row-major matrix: where its bytes lie and what they mean.
-struct StoredMatrix {
-  std::shared_ptr<const MappedFile> file;
-  std::size_t offset = 0;
-  DType dtype = DType::f32;
-  std::size_t rows = 0;
-  std::size_t cols = 0;
-
-  [[nodiscard]] std::size_t nbytes() const {
-    return checked_mul(checked_mul(rows, cols), size_of(dtype));
-  }
-};
 
 // What a computation runs on: threads, a way to stop it, and memory to borrow.
 struct Run {
@@ -80,14 +67,18 @@ class LinearOperator {
  protected:
   LinearOperator(std::size_t rows, std::size_t cols) : rows_(rows), cols_(cols) {}
 
-  // Bytes of both sides of a slab of rows, valid until the slab is dropped.
+  // Both sides of a slab of rows, valid until the slab is dropped or opened again.
   struct Slab {
     const std::byte* base = nullptr;
     const std::byte* tuned = nullptr;
     AlignedBuffer<std::byte> base_scratch;
     AlignedBuffer<std::byte> tuned_scratch;
   };
-  [[nodiscard]] virtual Slab open_slab(std::size_t row, std::size_t count) const = 0;
+  // What only the stored numbers tell is added to `sums`.
+  virtual void open_slab(std::size_t row, std::size_t count, Slab& slab, TileSums* sums) const = 0;
+
+  // How many rows to open together where nothing else decides.
+  [[nodiscard]] virtual std::size_t rows_at_once() const = 0;
 
   // Entries (row, column ... column + count) of the slab into out, `row` counted from its start.
   virtual void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count,
@@ -112,22 +103,21 @@ class LinearOperator {
 // dW = W_tuned - W_base over two stored matrices of one shape, subtracted in fp32.
 class DeltaOperator final : public LinearOperator {
  public:
-  DeltaOperator(StoredMatrix base, StoredMatrix tuned);
+  using Side = std::shared_ptr<const StoredMatrix>;
+  DeltaOperator(Side base, Side tuned);
 
-  [[nodiscard]] const StoredMatrix& base() const { return base_; }
-  [[nodiscard]] const StoredMatrix& tuned() const { return tuned_; }
-
-  // Both sides hold the same bytes in the same dtype.
+  // Both sides hold the same bytes, of the same meaning.
   [[nodiscard]] bool identical(const Run& run) const;
 
  protected:
-  [[nodiscard]] Slab open_slab(std::size_t row, std::size_t count) const override;
+  void open_slab(std::size_t row, std::size_t count, Slab& slab, TileSums* sums) const override;
+  [[nodiscard]] std::size_t rows_at_once() const override;
   void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count, float* out,
             TileSums* sums) const override;
 
  private:
-  StoredMatrix base_;
-  StoredMatrix tuned_;
+  Side base_;
+  Side tuned_;
 };
 
 // A dense matrix in memory.
@@ -137,7 +127,8 @@ class DenseOperator final : public LinearOperator {
       : LinearOperator(matrix.rows, matrix.cols), matrix_(matrix) {}
 
  protected:
-  [[nodiscard]] Slab open_slab(std::size_t row, std::size_t count) const override;
+  void open_slab(std::size_t row, std::size_t count, Slab& slab, TileSums* sums) const override;
+  [[nodiscard]] std::size_t rows_at_once() const override { return rows(); }
   void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count, float* out,
             TileSums* sums) const override;
 

@@ -23,6 +23,38 @@ struct Vec {
   static Vec load_f16(const unsigned short* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
+  // Bytes as fp16 numbers; one of NaN's codes becomes all ones.
+  static Vec load_f8_e4m3(const unsigned char* p) {
+    const __m256i codes = widened(p);
+    const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7F));
+    const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7F), codes), 8);
+    const __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7F));
+    const __m256i half =
+        _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign), nan);
+    return {_mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0F))};
+  }
+  static Vec load_f8_e5m2(const unsigned char* p) {
+    return {_mm512_cvtph_ps(_mm256_slli_epi16(widened(p), 8))};
+  }
+  static Vec load_i8(const unsigned char* p) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
+  }
+  static Vec load_u8(const unsigned char* p) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes))};
+  }
+  static Vec load_f4_e2m1(const unsigned char* p) {
+    const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    // The permutation looks at the lower four bits alone.
+    const __m512i codes = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, _mm_srli_epi16(low, 4)));
+    const __m512 table = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F, -0.0F,
+                                        -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F);
+    return {_mm512_permutexvar_ps(codes, table)};
+  }
+  static __m256i widened(const unsigned char* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
   void store_bf16(unsigned short* p) const {
     const __m512i bits = _mm512_castps_si512(value);

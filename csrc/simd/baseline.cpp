@@ -43,6 +43,23 @@ struct Vec {
     __builtin_memcpy(bits, p, sizeof(bits));
     return each([&](std::size_t i) { return widen_f16(bits[i]); });
   }
+  static Vec load_f8_e4m3(const unsigned char* p) {
+    return each([p](std::size_t i) { return widen_f8_e4m3(p[i]); });
+  }
+  static Vec load_f8_e5m2(const unsigned char* p) {
+    return each([p](std::size_t i) { return widen_f8_e5m2(p[i]); });
+  }
+  static Vec load_i8(const unsigned char* p) {
+    return each([p](std::size_t i) { return static_cast<float>(static_cast<signed char>(p[i])); });
+  }
+  static Vec load_u8(const unsigned char* p) {
+    return each([p](std::size_t i) { return static_cast<float>(p[i]); });
+  }
+  static Vec load_f4_e2m1(const unsigned char* p) {
+    return each([p](std::size_t i) {
+      return widen_f4_e2m1(static_cast<unsigned char>(p[i / 2] >> (4 * (i % 2))));
+    });
+  }
   void store(float* p) const { __builtin_memcpy(p, value, sizeof(value)); }
   void store_bf16(unsigned short* p) const {
     for (std::size_t i = 0; i < kLanes; ++i) p[i] = narrow_bf16(value[i]);
@@ -63,6 +80,9 @@ struct Vec {
   }
   friend Vec sub(const Vec& a, const Vec& b) {
     return each([&](std::size_t i) { return a.value[i] - b.value[i]; });
+  }
+  friend Vec mul(const Vec& a, const Vec& b) {
+    return each([&](std::size_t i) { return a.value[i] * b.value[i]; });
   }
   friend Vec max(const Vec& a, const Vec& b) {
     return each([&](std::size_t i) { return a.value[i] > b.value[i] ? a.value[i] : b.value[i]; });

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-#include "base/dtype.hpp"
+#include "base/encoding.hpp"
 #include "simd/bytes.hpp"
 
 namespace loragraft {
@@ -12,12 +12,14 @@ struct TileSums {
   double delta = 0.0;   // of (tuned - base)^2
   double base = 0.0;    // of base^2
   double binade = 0.0;  // of 4^exponent(tuned): times 4^-mantissa_bits it is the sum of ulp^2
+  double steps = 0.0;   // of (spacing of stored numbers around tuned)^2, where these are decoded
 };
 
 inline void add_sums(TileSums& total, const TileSums& part) {
   total.delta += part.delta;
   total.base += part.base;
   total.binade += part.binade;
+  total.steps += part.steps;
 }
 
 // Widths of skinny operands are multiples of this on every ISA, so that shapes do not depend on it.
@@ -29,6 +31,12 @@ struct Kernels {
 
   // out[i] = float(in[i]); exact.
   void (*widen[kDTypes])(const std::byte* in, float* out, std::size_t n);
+
+  // out[i] = scales[i] * number i, in single precision; null scales are ones. `steps`, unless null,
+  // grows by the sum of (scales[i] * spacing of the encoding's numbers around number i)^2. Null for
+  // powers of two.
+  void (*decode[kEncodings])(const std::byte* codes, const float* scales, float* out, std::size_t n,
+                             double* steps);
 
   // out[i] = in[i], rounded to nearest even; overflow gives Inf.
   void (*narrow[kDTypes])(const float* in, std::byte* out, std::size_t n);

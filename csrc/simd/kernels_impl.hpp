@@ -6,7 +6,8 @@
 //
 // Vec needs: kLanes, kRows (rows of a register tile), load, store, zero, broadcast(const float*),
 // add, sub, max, fma(a, b, c) = a * b + c, load_bf16, load_f16, store_bf16 and store_f16 (to
-// nearest even), binade (clears sign and mantissa), for arithmetic on bytes mul and magnitude
+// nearest even), binade (clears sign and mantissa), mul, load_f8_e4m3, load_f8_e5m2, load_i8,
+// load_u8 and load_f4_e2m1 from bytes (any NaN for a NaN), for arithmetic on bytes magnitude
 // (clears the sign), and a nested Sums {add_squares(const float*), total()} in double precision.
 
 namespace loragraft {
@@ -137,12 +138,117 @@ void delta_sums(const std::byte* base, const std::byte* tuned, float* out, std::
     float part[Vec::kLanes];
     form(load_part<B>(base + i * size_of(B), count), load_part<T>(tuned + i * size_of(T), count), 0,
          part);
+    // What fills the vector up is no number with a last place.
+    for (std::size_t k = count; k < Vec::kLanes; ++k) binades[k] = 0.0F;
     take(0, part);
     __builtin_memcpy(out + i, part, count * sizeof(float));
   }
   sums.delta += delta_squares.total();
   sums.base += base_squares.total();
   sums.binade += binade_squares.total();
+}
+
+// How numbers are loaded that are not weights by themselves, and how far apart they are:
+// 2^-kMantissa times the power of two below them, at least kSmallest; integers 1.
+template <Encoding E>
+struct Coded;
+template <DType D>
+struct CodedWeight {
+  static constexpr int kMantissa = mantissa_bits(D);
+  static Vec load(const unsigned char* p) {
+    return load_at<D>(reinterpret_cast<const std::byte*>(p), 0);
+  }
+  static Vec binade(Vec value) { return binade_of<D>(value); }
+};
+inline Vec binade_from(Vec value, float smallest) {
+  return max(value.binade(), Vec::broadcast(&smallest));
+}
+template <>
+struct Coded<Encoding::bf16> : CodedWeight<DType::bf16> {};
+template <>
+struct Coded<Encoding::f16> : CodedWeight<DType::f16> {};
+template <>
+struct Coded<Encoding::f32> : CodedWeight<DType::f32> {};
+template <>
+struct Coded<Encoding::f8_e4m3> {
+  static constexpr int kMantissa = 3;
+  static Vec load(const unsigned char* p) { return Vec::load_f8_e4m3(p); }
+  static Vec binade(Vec value) { return binade_from(value, 0x1p-6F); }
+};
+template <>
+struct Coded<Encoding::f8_e5m2> {
+  static constexpr int kMantissa = 2;
+  static Vec load(const unsigned char* p) { return Vec::load_f8_e5m2(p); }
+  static Vec binade(Vec value) { return binade_from(value, 0x1p-14F); }
+};
+struct CodedInteger {
+  static constexpr int kMantissa = 0;
+  static Vec binade(Vec) {
+    constexpr float kOne = 1.0F;
+    return Vec::broadcast(&kOne);
+  }
+};
+template <>
+struct Coded<Encoding::i8> : CodedInteger {
+  static Vec load(const unsigned char* p) { return Vec::load_i8(p); }
+};
+template <>
+struct Coded<Encoding::u8> : CodedInteger {
+  static Vec load(const unsigned char* p) { return Vec::load_u8(p); }
+};
+template <>
+struct Coded<Encoding::f4_e2m1> {
+  static constexpr int kMantissa = 1;
+  static Vec load(const unsigned char* p) { return Vec::load_f4_e2m1(p); }
+  static Vec binade(Vec value) { return binade_from(value, 1.0F); }
+};
+
+// Each vector's entries through `visit(numbers, scales, i, count)`, the last ones padded: numbers
+// and scales with zeros.
+template <Encoding E, class F>
+void for_each_coded(const std::byte* codes, const float* scales, std::size_t n, F visit) {
+  constexpr float kOne = 1.0F;
+  const auto* const bytes = reinterpret_cast<const unsigned char*>(codes);
+  std::size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    const Vec scale = scales != nullptr ? Vec::load(scales + i) : Vec::broadcast(&kOne);
+    visit(Coded<E>::load(bytes + bytes_of(E, i)), scale, i, Vec::kLanes);
+  }
+  if (i == n) return;
+  unsigned char last[bytes_of(E, Vec::kLanes)] = {};
+  __builtin_memcpy(last, bytes + bytes_of(E, i), bytes_of(E, n - i));
+  float last_scales[Vec::kLanes] = {};
+  for (std::size_t k = 0; k < n - i; ++k) {
+    last_scales[k] = scales != nullptr ? scales[i + k] : 1.0F;
+  }
+  visit(Coded<E>::load(last), Vec::load(last_scales), i, n - i);
+}
+
+template <Encoding E>
+void decode(const std::byte* codes, const float* scales, float* out, std::size_t n, double* steps) {
+  const auto put = [&](Vec value, std::size_t i, std::size_t count) {
+    if (count == Vec::kLanes) {
+      value.store(out + i);
+    } else {
+      store_part(out + i, value, count);
+    }
+  };
+  if (steps == nullptr) {
+    for_each_coded<E>(codes, scales, n, [&](Vec number, Vec scale, std::size_t i, std::size_t k) {
+      put(mul(number, scale), i, k);
+    });
+    return;
+  }
+  Vec::Sums squares;
+  for_each_coded<E>(codes, scales, n, [&](Vec number, Vec scale, std::size_t i, std::size_t k) {
+    float spacings[Vec::kLanes];
+    mul(Coded<E>::binade(number), scale).store(spacings);
+    squares.add_squares(spacings);
+    put(mul(number, scale), i, k);
+  });
+  double unit = 1.0;
+  for (int bit = 0; bit < Coded<E>::kMantissa; ++bit) unit /= 4.0;
+  *steps += unit * squares.total();
 }
 
 // One register tile: kR rows by kV vectors, `steps` rank-one updates, then added to c.
@@ -243,6 +349,14 @@ constexpr Kernels make_kernels(const char* name, const ByteKernels* bytes) {
   table.widen[0] = widen<DType::bf16>;
   table.widen[1] = widen<DType::f16>;
   table.widen[2] = widen<DType::f32>;
+  table.decode[static_cast<std::size_t>(Encoding::bf16)] = decode<Encoding::bf16>;
+  table.decode[static_cast<std::size_t>(Encoding::f16)] = decode<Encoding::f16>;
+  table.decode[static_cast<std::size_t>(Encoding::f32)] = decode<Encoding::f32>;
+  table.decode[static_cast<std::size_t>(Encoding::f8_e4m3)] = decode<Encoding::f8_e4m3>;
+  table.decode[static_cast<std::size_t>(Encoding::f8_e5m2)] = decode<Encoding::f8_e5m2>;
+  table.decode[static_cast<std::size_t>(Encoding::i8)] = decode<Encoding::i8>;
+  table.decode[static_cast<std::size_t>(Encoding::u8)] = decode<Encoding::u8>;
+  table.decode[static_cast<std::size_t>(Encoding::f4_e2m1)] = decode<Encoding::f4_e2m1>;
   table.narrow[0] = narrow<DType::bf16>;
   table.narrow[1] = narrow<DType::f16>;
   table.narrow[2] = narrow<DType::f32>;

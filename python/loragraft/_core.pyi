@@ -1,6 +1,6 @@
 """Types of the C++ extension. Sources: csrc/bindings/bind_*.cpp."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,39 @@ class MappedFile:
     def mapped(self) -> bool: ...
 
 class StoredMatrix:
-    def __init__(self, file: MappedFile, offset: int, dtype: str, rows: int, cols: int) -> None: ...
+    def __init__(
+        self,
+        file: MappedFile,
+        offset: int,
+        dtype: str,
+        rows: int,
+        cols: int,
+        row_stride: int | None = None,
+        col_stride: int | None = None,
+    ) -> None: ...
+    @staticmethod
+    def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix: ...
+    @staticmethod
+    def interleaved(parts: Sequence[StoredMatrix]) -> StoredMatrix: ...
+    @staticmethod
+    def scaled(
+        codes: StoredMatrix,
+        scales: StoredMatrix,
+        block_rows: int,
+        block_cols: int,
+        factor: float = 1.0,
+    ) -> StoredMatrix: ...
+    @staticmethod
+    def microscaled(
+        blocks_file: MappedFile,
+        blocks_offset: int,
+        scales_file: MappedFile,
+        scales_offset: int,
+        rows: int,
+        cols: int,
+        first_row: int = 0,
+        row_step: int = 1,
+    ) -> StoredMatrix: ...
     @property
     def rows(self) -> int: ...
     @property
@@ -46,6 +78,10 @@ class ModuleResult:
     @property
     def residual_square(self) -> float: ...
     @property
+    def optimal_squares(self) -> list[float]: ...
+    @property
+    def residual_squares(self) -> list[float]: ...
+    @property
     def passes(self) -> int: ...
     @property
     def exact(self) -> bool: ...
@@ -67,10 +103,12 @@ class Batch:
         oversampling: int,
         power_iterations: int | None,
         dtype: str,
-        choose_rank: Callable[[int, list[float], float, float], int] | None,
         threads: int,
         arithmetic: str = "auto",
         workspace: int | None = None,
+        nested: bool = False,
+        *,
+        choose_rank: None = None,
     ) -> None: ...
     def next(self, timeout: float) -> tuple[int, ModuleResult] | None: ...
     @property

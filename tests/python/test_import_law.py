@@ -7,13 +7,14 @@ import loragraft
 
 PACKAGE = Path(loragraft.__file__).parent
 CSRC = PACKAGE.parents[1] / "csrc"
-LAYERS = ("base", "io", "simd", "linalg", "batch", "bindings")
+LAYERS = ("base", "io", "simd", "stored", "linalg", "batch", "bindings")
 MAY_INCLUDE = {
     "base": {"base"},
     "io": {"base", "io"},
     "simd": {"base", "simd"},
-    "linalg": {"base", "io", "simd", "linalg"},
-    "batch": {"base", "io", "simd", "linalg", "batch"},
+    "stored": {"base", "io", "simd", "stored"},
+    "linalg": {"base", "io", "simd", "stored", "linalg"},
+    "batch": {"base", "io", "simd", "stored", "linalg", "batch"},
     "bindings": set(LAYERS),
 }
 
