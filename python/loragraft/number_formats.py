@@ -43,3 +43,9 @@ _TABLE: Final = (
 DTYPES: Final = {dtype.code: dtype for dtype in _TABLE}
 #: The formats whose weights loragraft computes with.
 WEIGHT_DTYPES: Final = ("BF16", "F16", "F32")
+#: Those, and the small ones that are values as they stand.
+VALUE_DTYPES: Final = (*WEIGHT_DTYPES, "F8_E4M3", "F8_E5M2")
+#: Small formats that become weights by scales; the 8-bit floats also stand for themselves.
+CODE_DTYPES: Final = ("F8_E4M3", "F8_E5M2", "I8", "U8")
+#: Formats of such scales.
+SCALE_DTYPES: Final = (*WEIGHT_DTYPES, "F8_E8M0")

@@ -13,7 +13,7 @@ from loragraft.architecture import (
     select,
 )
 from loragraft.architecture.address import Address
-from loragraft.errors import NothingToAdaptError, UsageError
+from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 
 KINDS = {
     "self_attn.q_proj": Role.ATTENTION,
@@ -174,10 +174,16 @@ def test_an_exclusion_that_names_nothing_is_a_slip_unless_it_is_a_role() -> None
     assert choose("all-linear", "experts", inventory=DENSE)[0] == DENSE_PATHS
 
 
-def test_stacked_experts_cannot_be_chosen() -> None:
-    stacked = Inventory(DENSE.linears, OTHERS)
-    with pytest.raises(UsageError, match="stacked in 3-D tensors"):
-        choose("experts", inventory=stacked)
+def test_experts_of_a_family_that_nobody_described() -> None:
+    stacked = Inventory(DENSE.linears, OTHERS, unknown_experts="add it to a family file")
+    for wanted in ("experts", "all-linear", "q_proj,experts"):
+        with pytest.raises(MismatchError, match="add it to a family file"):
+            choose(wanted, inventory=stacked)
+    assert choose("all-linear", "experts", inventory=stacked)[0] == DENSE_PATHS
+    assert choose("attention", inventory=stacked)[0]
+    selection = parse_selection("all-linear", None, None, experts=False)
+    roles = {linear.role for linear in select(stacked, selection)[0]}
+    assert roles == {Role.ATTENTION, Role.MLP}
 
 
 def test_a_layer_that_does_not_exist() -> None:

@@ -14,11 +14,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.architecture.expert_layout import parse_layouts
 from loragraft.architecture.roles import Role
 from loragraft.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
+
+    from loragraft.architecture.expert_layout import ExpertLayout
 
 _DATA: Final = Path(__file__).parent / "data"
 _GENERIC: Final = "generic"
@@ -31,6 +34,10 @@ _KEYS: Final = (
     "embeddings",
     "refused",
     "renames",
+    "experts",
+    "parameters",
+    "unloaded",
+    "splits",
 )
 
 
@@ -48,8 +55,15 @@ class Family:
         roles: Suffix -> role; the longest suffix that fits decides.
         transposed: Suffixes of layers that store ``[in, out]``.
         embeddings: Shell patterns for the last path component of embeddings.
-        refused: Suffix -> why no adapter can be put on that layer.
+        refused: Suffix, or shell pattern of the whole path where it has a ``*`` -> why no adapter
+            can be put on that layer.
         renames: (regex, replacement) from module paths on disk to those of the model in memory.
+        experts: How the blocks' experts are named and stored; empty for dense models, and for
+            those that hold each expert as linear layers of its own.
+        parameters: Suffixes of layers, as named in memory, that PEFT reaches only as parameters.
+        unloaded: Regexes found in the names of tensors that transformers does not load.
+        splits: The model in memory has linear layers that no tensor is named after, because
+            transformers takes others apart, or joins them, on loading.
     """
 
     name: str
@@ -60,6 +74,10 @@ class Family:
     embeddings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
+    experts: tuple[ExpertLayout, ...] = ()
+    parameters: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
+    splits: bool = False
 
     def role(self, module: str) -> Role | None:
         """Return the role that the longest fitting suffix gives, None where none fits."""
@@ -71,11 +89,19 @@ class Family:
         return _longest_suffix(module, self.transposed) is not None
 
     def is_embedding(self, module: str) -> bool:
-        """Say whether the last component of the path names an embedding."""
-        return _fits_any(module.rpartition(".")[2], self.embeddings)
+        """Say whether the last component of the path, numbers aside, names an embedding."""
+        words = (part for part in reversed(module.split(".")) if not part.isdigit())
+        return _fits_any(next(words, ""), self.embeddings)
+
+    def is_parameter(self, module: str) -> bool:
+        """Say whether PEFT reaches the layer's weight only as a parameter of its module."""
+        return _longest_suffix(module, self.parameters) is not None
 
     def why_refused(self, module: str) -> str | None:
         """Return why no adapter can be put on this layer, None where one can."""
+        for pattern, why in self.refused.items():
+            if "*" in pattern and fnmatchcase(module, pattern):
+                return why
         suffix = _longest_suffix(module, self.refused)
         return None if suffix is None else self.refused[suffix]
 
@@ -175,6 +201,10 @@ def parse_family(data: object, where: str) -> Family:
         embeddings=_strings(data, "embeddings", where),
         refused=dict(_table(data, "refused", where)),
         renames=_renames(data, where),
+        experts=parse_layouts(data.get("experts"), where),
+        parameters=_strings(data, "parameters", where),
+        unloaded=_regexes(data, "unloaded", where),
+        splits=_flag(data, "splits", where),
     )
 
 
@@ -183,6 +213,23 @@ def _strings(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
         raise FormatError(f"{where}: key {key!r} must be a list of non-empty strings")
     return tuple(values)
+
+
+def _flag(data: Mapping[str, Any], key: str, where: str) -> bool:
+    value = data.get(key, False)
+    if not isinstance(value, bool):
+        raise FormatError(f"{where}: key {key!r} must be true or false, got {value!r}")
+    return value
+
+
+def _regexes(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    patterns = _strings(data, key, where)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise FormatError(f"{where}: {key} {pattern!r} is no regex ({error})") from None
+    return patterns
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> list[tuple[str, str]]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.architecture.address import Address
+from loragraft.architecture.expert_modules import PER_EXPERT, expert_modules
+from loragraft.architecture.experts import find_experts
 from loragraft.architecture.families import family_of
+from loragraft.architecture.linear_module import LinearModule, layer_of
 from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
-from loragraft.number_formats import WEIGHT_DTYPES
-from loragraft.weights.source import matrix_of
+from loragraft.architecture.unloaded import why_unloaded
+from loragraft.errors import MismatchError
+from loragraft.number_formats import VALUE_DTYPES
+from loragraft.weights.quantisation import find_quantised
+from loragraft.weights.stored_weight import StoredWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from loragraft.architecture.expert_group import ExpertGroup
     from loragraft.architecture.families import Family
-    from loragraft.checkpoint import Checkpoint, TensorEntry
-    from loragraft.weights.source import Source
+    from loragraft.checkpoint import Checkpoint
 
 __all__ = ["STACKED_EXPERTS", "Inventory", "LinearModule", "Role", "take_inventory"]
 
@@ -26,93 +31,122 @@ __all__ = ["STACKED_EXPERTS", "Inventory", "LinearModule", "Role", "take_invento
 STACKED_EXPERTS: Final = "stacked experts"
 
 _WEIGHT: Final = ".weight"
-_BLOCK_WORDS: Final = frozenset({"layers", "h", "blocks", "block", "layer"})
-_PER_EXPERT: Final = re.compile(r"(^|\.)experts\.\d+(\.|$)")
+_PER_EXPERT: Final = re.compile(r"(^|\.)experts\.(expert_)?\d+(\.|$)")
 _ROUTER: Final = re.compile(r"(^|\.)router(\.|$)")
 _ATTENTION: Final = re.compile(r"(^|[._])(attn|\w*attention)(?=[._]|$)", re.IGNORECASE)
 _MLP: Final = re.compile(r"(^|[._])(mlp|ffn|ff|feed_?forward|\w*dense\w*dense)(?=[._]|$)", re.I)
 _NORM: Final = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
 
 
-class LinearModule(NamedTuple):
-    """A weight that an adapter can be put on: a linear layer, or one of each expert of a block.
-
-    Attributes:
-        name: Module path in memory, as PEFT names it; of the parameter where experts share one.
-        kind: Last component of the path, such as ``q_proj``, or ``experts.down_proj``.
-        role: What it does in its block.
-        layer: Block number, None outside the blocks.
-        shape: ``(out, in)`` of one matrix, whichever way round it is stored.
-        transposed: The matrices are ``[in, out]``.
-        tensors: Names of the tensors that it is made of, scales included.
-        matrices: The weight, or those of the experts in their order.
-        experts: How many experts there are; 0 for a layer of its own.
-        address: How PEFT reaches it.
-    """
-
-    name: str
-    kind: str
-    role: Role
-    layer: int | None
-    shape: tuple[int, int]
-    transposed: bool
-    tensors: tuple[str, ...]
-    matrices: tuple[Source, ...]
-    experts: int
-    address: Address
-
-    @property
-    def tensor(self) -> str:
-        """Name of the first of its tensors."""
-        return self.tensors[0]
-
-
 class Inventory(NamedTuple):
     """Every tensor of a checkpoint, exactly once.
 
     Attributes:
-        linears: The linear layers in the checkpoint's order.
+        linears: What an adapter can be put on, in the checkpoint's order.
         others: Any other tensor's name -> why it is not adaptable, such as ``norm``.
+        unknown_experts: Why its experts cannot be told; empty where they can, or there are none.
+        paths: Paths in memory of all modules that have tensors, as far as these tell.
     """
 
     linears: tuple[LinearModule, ...]
     others: Mapping[str, str]
+    unknown_experts: str = ""
+    paths: frozenset[str] = frozenset()
 
 
-def take_inventory(checkpoint: Checkpoint) -> Inventory:
-    """Sort the tensors of a checkpoint into linear layers and the rest, by name and shape.
+def take_inventory(
+    checkpoint: Checkpoint, layout: str = "peft", fallback: Mapping[str, Any] | None = None
+) -> Inventory:
+    """Sort the tensors of a checkpoint into linear layers, experts and the rest.
+
+    Args:
+        checkpoint: The checkpoint.
+        layout: Which modules its experts are: ``peft``, ``peft-legacy`` or ``per-expert``.
+        fallback: Used in place of a config.json that is not there.
 
     Raises:
-        FormatError: Two tensors are the weight of the same module.
+        FormatError: Two tensors are the weight of the same module, experts are missing or do not
+            fit each other, or a quantised weight is stored in a way that is not read.
     """
-    family = family_of(checkpoint.config)
+    config = checkpoint.config if checkpoint.config is not None else fallback
+    family = family_of(config)
+    stored = _stored_weights(checkpoint)
+    unknown = ""
+    modules: list[LinearModule] = []
     others: dict[str, str] = {}
-    weights: dict[str, TensorEntry] = {}
-    for name, entry in checkpoint.tensors.items():
-        why = _why_not_linear(entry, family)
+    try:
+        groups = find_experts({weight.name: weight for weight in stored}, family, config)
+        modules, others = _experts(groups, layout)
+    except MismatchError as error:
+        unknown = str(error)
+    taken = {name for module in modules for name in module.tensors} | set(others)
+    weights: dict[str, StoredWeight] = {}
+    for weight in stored:
+        if taken.issuperset(weight.tensors):
+            continue
+        why = why_unloaded(weight.name, family, config) or _why_not_linear(weight, family)
         if why is None:
-            weights[name.removesuffix(_WEIGHT)] = entry
+            weights[weight.name.removesuffix(_WEIGHT)] = weight
         else:
-            others[name] = why
-    names = name_modules(weights, family, checkpoint.config)
-    linears = tuple(_linear(names[path], entry, family) for path, entry in weights.items())
-    return Inventory(linears, others)
+            others.update(dict.fromkeys(weight.tensors, why))
+    names = name_modules(weights, family, config)
+    modules += [_linear(names[path], weight, family) for path, weight in weights.items()]
+    places = {name: place for place, name in enumerate(checkpoint.tensors)}
+    modules.sort(key=lambda module: places[module.tensor])
+    paths = {module.address.module for module in modules} | _owners(others, names, family, config)
+    return Inventory(tuple(modules), others, unknown, frozenset(paths))
 
 
-def _linear(name: str, entry: TensorEntry, family: Family) -> LinearModule:
-    rows, columns = entry.shape
+def _owners(
+    others: Mapping[str, str],
+    names: Mapping[str, str],
+    family: Family,
+    config: Mapping[str, Any] | None,
+) -> set[str]:
+    """Return the paths in memory of the modules that other tensors belong to."""
+    owners = {name.rpartition(".")[0] for name in others} - set(names)
+    renamed = name_modules((*names, *owners), family, config, unique=False)
+    return {renamed[owner] for owner in owners}
+
+
+def _stored_weights(checkpoint: Checkpoint) -> tuple[StoredWeight, ...]:
+    """Return every tensor once, codes together with their scales."""
+    quantised = find_quantised(checkpoint)
+    held = {name for weight in quantised.values() for name in weight.tensors}
+    plain = (entry for name, entry in checkpoint.tensors.items() if name not in held)
+    return (*quantised.values(), *map(StoredWeight.plain, plain))
+
+
+def _experts(
+    groups: Sequence[ExpertGroup], layout: str
+) -> tuple[list[LinearModule], dict[str, str]]:
+    """Return the modules of all experts, and the tensors of those that PEFT cannot reach."""
+    modules: list[LinearModule] = []
+    others: dict[str, str] = {}
+    for group in groups:
+        why = group.layout.unreachable
+        if why and layout != PER_EXPERT:
+            names = (name for held in group.tensors.values() for name in held)
+            others.update(dict.fromkeys(names, why))
+        else:
+            modules += expert_modules(group, layout)
+    return modules, others
+
+
+def _linear(name: str, weight: StoredWeight, family: Family) -> LinearModule:
+    rows, columns = weight.shape
     transposed = family.is_transposed(name)
     return LinearModule(
         name=name,
         kind=name.rpartition(".")[2],
         role=_role(name, family),
-        layer=_layer(name),
+        layer=layer_of(name),
         shape=(columns, rows) if transposed else (rows, columns),
         transposed=transposed,
-        tensors=(entry.name,),
-        matrices=(matrix_of(entry),),
+        tensors=weight.tensors,
+        matrices=weight.matrices,
         experts=0,
-        address=Address(name),
+        address=Address(name, "weight" if family.is_parameter(name) else ""),
     )
 
 
@@ -123,7 +157,7 @@ def _role(name: str, family: Family) -> Role:
     if _ROUTER.search(name):
         return Role.ROUTER
     role = family.role(name)
-    if role is Role.HEAD and _layer(name) is not None:
+    if role is Role.HEAD and layer_of(name) is not None:
         role = None
     if role is not None:
         return role
@@ -132,33 +166,26 @@ def _role(name: str, family: Family) -> Role:
     return Role.MLP if _MLP.search(name) else Role.OTHER
 
 
-def _layer(name: str) -> int | None:
-    """Return the first integer that follows a word for the list of blocks."""
-    parts = name.split(".")
-    for word, number in pairwise(parts):
-        if word in _BLOCK_WORDS and number.isascii() and number.isdigit():
-            return int(number)
-    return None
-
-
-def _why_not_linear(entry: TensorEntry, family: Family) -> str | None:
+def _why_not_linear(weight: StoredWeight, family: Family) -> str | None:
     """Return why a tensor is not the weight of a linear layer, None where it is one."""
-    module, _, last = entry.name.rpartition(".")
-    why = _why_not_number(entry.dtype) or _why_not_by_name(entry.name, family)
+    name, shape = weight.name, weight.shape
+    module, _, last = name.rpartition(".")
+    why = _why_not_number(weight) or _why_not_by_name(name, family)
     if why is not None:
         return why
-    if len(entry.shape) != 2 or 0 in entry.shape:
-        return _why_not_matrix(entry)
+    if len(shape) != 2 or 0 in shape:
+        return _why_not_matrix(name, shape)
     if last != "weight" or not module:
         return STACKED_EXPERTS if "experts" in module.split(".") else "not a linear layer's weight"
     return family.why_refused(module)
 
 
-def _why_not_number(dtype: str) -> str | None:
-    if dtype in WEIGHT_DTYPES:
+def _why_not_number(weight: StoredWeight) -> str | None:
+    dtype = weight.dtype
+    if dtype in VALUE_DTYPES or len(weight.tensors) > 1:
         return None
     if dtype.startswith("F"):
-        return f"{dtype} is not among the formats computed with ({', '.join(WEIGHT_DTYPES)})"
+        return f"{dtype} is not among the formats computed with ({', '.join(VALUE_DTYPES)})"
     return f"not a floating-point weight ({dtype})"
 
 
@@ -171,11 +198,11 @@ def _why_not_by_name(name: str, family: Family) -> str | None:
     return "norm" if _is_norm(module) else None
 
 
-def _why_not_matrix(entry: TensorEntry) -> str:
+def _why_not_matrix(name: str, shape: tuple[int, ...]) -> str:
     """Name what a tensor is that is no matrix with entries."""
-    dimensions = len(entry.shape)
-    parts = entry.name.split(".")
-    if 0 in entry.shape:
+    dimensions = len(shape)
+    parts = name.split(".")
+    if 0 in shape:
         return "empty"
     if dimensions < 2:
         return "vector" if dimensions else "scalar"

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def name_modules(
-    paths: Iterable[str], family: Family, config: Mapping[str, Any] | None
+    paths: Iterable[str],
+    family: Family,
+    config: Mapping[str, Any] | None,
+    *,
+    unique: bool = True,
 ) -> dict[str, str]:
     """Map module paths on disk to module names in memory.
 
@@ -29,6 +33,7 @@ def name_modules(
         paths: Every module path of the checkpoint that has a weight.
         family: The checkpoint's family.
         config: Content of config.json, None where there is none: then no prefix changes.
+        unique: Whether every path must lead to a module of its own.
 
     Raises:
         FormatError: Two paths lead to the same module.
@@ -44,6 +49,12 @@ def name_modules(
                 path: name if _is_head(name, family) else prefix + name
                 for path, name in names.items()
             }
+    if unique:
+        _check_unique(names)
+    return names
+
+
+def _check_unique(names: Mapping[str, str]) -> None:
     taken: dict[str, str] = {}
     for path, name in names.items():
         if name in taken:
@@ -52,7 +63,6 @@ def name_modules(
                 " expected one of them: remove the other from the checkpoint"
             )
         taken[name] = path
-    return names
 
 
 def first_architecture(config: Mapping[str, Any] | None) -> str | None:
@@ -72,9 +82,7 @@ def is_bare(architecture: str) -> bool:
 
 def _rename(path: str, family: Family) -> str:
     for pattern, replacement in family.renames:
-        path, count = re.subn(pattern, replacement, path)
-        if count:
-            break
+        path = re.sub(pattern, replacement, path)
     return path
 
 

@@ -6,14 +6,15 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.architecture.modules import STACKED_EXPERTS, Role
-from loragraft.errors import NothingToAdaptError, UsageError
+from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 
 if TYPE_CHECKING:
     from loragraft.architecture.modules import Inventory, LinearModule
 
 ALL_LINEAR: Final = "all-linear"
 _REGEX: Final = "re:"
-_PRESETS: Final = {"attention": Role.ATTENTION, "mlp": Role.MLP, "experts": Role.EXPERTS}
+_EXPERTS: Final = "experts"
+_PRESETS: Final = {"attention": Role.ATTENTION, "mlp": Role.MLP, _EXPERTS: Role.EXPERTS}
 _NAME: Final = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
 _RANGE: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
 _SKIPPED_EXPERTS: Final = "experts are skipped"
@@ -76,7 +77,9 @@ def select(
     Raises:
         UsageError: An entry names no layer, or a block number does not exist.
         NothingToAdaptError: The options together leave no layer.
+        MismatchError: Experts are asked for, and how they are stored is not known.
     """
+    _check_experts(inventory, selection)
     _check_entries(inventory, selection)
     _check_layers(inventory, selection)
     chosen: list[LinearModule] = []
@@ -89,7 +92,7 @@ def select(
         if why is None:
             chosen.append(linear)
         else:
-            left_out[linear.tensor] = why
+            left_out.update(dict.fromkeys(linear.tensors, why))
     if not chosen:
         raise NothingToAdaptError(
             f"no linear layer is left to adapt: {_describe(selection)} chooses none of"
@@ -141,7 +144,8 @@ def _names(entry: str, linear: LinearModule) -> bool:
     if entry.startswith(_REGEX):
         return re.search(entry.removeprefix(_REGEX), linear.name) is not None
     on_disk = linear.tensor.removesuffix(".weight")
-    return any(f".{name}".endswith(f".{entry}") for name in (linear.name, on_disk))
+    names = (linear.name, on_disk, linear.kind)
+    return any(f".{name}".endswith(f".{entry}") for name in names)
 
 
 def _why_left_out(linear: LinearModule, selection: Selection) -> str | None:
@@ -158,6 +162,18 @@ def _why_left_out(linear: LinearModule, selection: Selection) -> str | None:
     return None
 
 
+def _check_experts(inventory: Inventory, selection: Selection) -> None:
+    """Refuse to leave experts out in silence because nobody knows how they are stored."""
+    wanted = {ALL_LINEAR, _EXPERTS}.intersection(selection.target_modules)
+    if (
+        inventory.unknown_experts
+        and selection.experts
+        and wanted
+        and (_EXPERTS not in selection.exclude)
+    ):
+        raise MismatchError(inventory.unknown_experts)
+
+
 def _check_entries(inventory: Inventory, selection: Selection) -> None:
     """Refuse an entry that names nothing: it is a slip, and would change the result unseen."""
     options = {"--target-modules": selection.target_modules, "--exclude": selection.exclude}
@@ -167,11 +183,6 @@ def _check_entries(inventory: Inventory, selection: Selection) -> None:
                 continue
             if option == "--exclude" and entry in _PRESETS:
                 continue
-            if entry == "experts" and STACKED_EXPERTS in inventory.others.values():
-                raise UsageError(
-                    f"{option}: the experts of this model are stacked in 3-D tensors, which are"
-                    " not supported; choose other modules"
-                )
             raise UsageError(
                 f"{option}: {entry!r} matches no module; there are {_kinds(inventory)}"
             )
