@@ -25,12 +25,13 @@ from loragraft.report.inspection import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from loragraft.adapter.peft import PeftAdapter
-    from loragraft.architecture.modules import Inventory
+    from loragraft.adapter.peft import AdapterModule, PeftAdapter
+    from loragraft.architecture.modules import Inventory, LinearModule
     from loragraft.checkpoint import Checkpoint, TensorEntry
 
 _ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _BLOCK: Final = re.compile(r"\.(\d+)(?:\.|$)")
+_ONE_EXPERT: Final = re.compile(r"(^|\.)experts\.\d+\.")
 _SHOWN: Final = 3
 
 
@@ -101,12 +102,19 @@ def _dtypes(entries: Iterable[TensorEntry]) -> tuple[DTypeCount, ...]:
 
 
 def _checkpoint_kinds(inventory: Inventory) -> tuple[KindCount, ...]:
-    groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    groups: dict[tuple[str, str], list[LinearModule]] = {}
     for linear in inventory.linears:
-        groups.setdefault((linear.kind, linear.role.value), []).append(linear.shape)
+        groups.setdefault((linear.kind, linear.role.value), []).append(linear)
     return tuple(
-        KindCount(kind, role, len(shapes), tuple(sorted(set(shapes))), sum(map(math.prod, shapes)))
-        for (kind, role), shapes in groups.items()
+        KindCount(
+            kind=kind,
+            role=role,
+            modules=len(group),
+            shapes=tuple(sorted({linear.shape for linear in group})),
+            parameters=sum(math.prod(linear.shape) * len(linear.matrices) for linear in group),
+            experts=max(linear.experts for linear in group),
+        )
+        for (kind, role), group in groups.items()
     )
 
 
@@ -115,8 +123,12 @@ def _checkpoint_problems(checkpoint: Checkpoint, inventory: Inventory) -> Iterat
         yield "There is no config.json: the family is unknown, and names are read by common rules."
     if not inventory.linears:
         yield "No linear layer was found: nothing here can be adapted."
-    foreign = [entry for entry in checkpoint.tensors.values() if entry.dtype not in WEIGHT_DTYPES]
-    matrices = [entry for entry in foreign if len(entry.shape) == 2]
+    matrices = [
+        checkpoint.tensors[name]
+        for name in inventory.others
+        if checkpoint.tensors[name].dtype not in WEIGHT_DTYPES
+        and len(checkpoint.tensors[name].shape) == 2
+    ]
     if matrices:
         kinds = ", ".join(sorted({entry.dtype for entry in matrices}))
         yield (
@@ -124,7 +136,9 @@ def _checkpoint_problems(checkpoint: Checkpoint, inventory: Inventory) -> Iterat
             f" computes with {', '.join(WEIGHT_DTYPES)} and leaves them out."
         )
     stacked = sum(why == STACKED_EXPERTS for why in inventory.others.values())
-    if stacked:
+    if inventory.unknown_experts:
+        yield f"Its experts are left out: {inventory.unknown_experts}."
+    elif stacked:
         yield f"Tensors that hold all experts of a block at once, and are left out: {stacked}."
 
 
@@ -141,7 +155,7 @@ def _inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
         bytes=sum(entry.nbytes for entry in entries),
         files=tuple(sorted({entry.path.name for entry in entries})),
         dtypes=_dtypes(entries),
-        kinds=_adapter_kinds(modules),
+        kinds=_adapter_kinds(adapter, modules),
         others={"no LoRA factor": len(adapter.other_tensors)} if adapter.other_tensors else {},
         layers=len({module.layer for module in modules} - {None}),
         base_model=base if isinstance(base, str) else None,
@@ -161,7 +175,7 @@ def _adapted_modules(adapter: PeftAdapter) -> tuple[AdaptedModule, ...]:
         found.append(
             AdaptedModule(
                 name=module.name,
-                kind=module.name.rpartition(".")[2],
+                kind=_kind(module),
                 layer=int(block[1]) if block else None,
                 shape=(module.lora_B.shape[0], module.lora_A.shape[1]),
                 rank=module.rank,
@@ -169,12 +183,21 @@ def _adapted_modules(adapter: PeftAdapter) -> tuple[AdaptedModule, ...]:
                 scaling=module.scaling,
                 dtype="/".join(dtypes),
                 norm=norm,
+                experts=module.experts,
             )
         )
     return tuple(found)
 
 
-def _adapter_kinds(modules: Sequence[AdaptedModule]) -> tuple[KindCount, ...]:
+def _kind(module: AdapterModule) -> str:
+    """Return the last component of a path, such as ``q_proj``, with ``experts.`` for experts'."""
+    last = module.name.rpartition(".")[2]
+    is_expert = module.experts > 0 or _ONE_EXPERT.search(module.name) is not None
+    return f"experts.{last}" if is_expert else last
+
+
+def _adapter_kinds(adapter: PeftAdapter, modules: Sequence[AdaptedModule]) -> tuple[KindCount, ...]:
+    numbers = {m.name: m.lora_A.parameters + m.lora_B.parameters for m in adapter.modules}
     groups: dict[str, list[AdaptedModule]] = {}
     for module in modules:
         groups.setdefault(module.kind, []).append(module)
@@ -184,7 +207,8 @@ def _adapter_kinds(modules: Sequence[AdaptedModule]) -> tuple[KindCount, ...]:
             role="",
             modules=len(group),
             shapes=tuple(sorted({module.shape for module in group})),
-            parameters=sum(module.rank * sum(module.shape) for module in group),
+            parameters=sum(numbers[module.name] for module in group),
+            experts=max(module.experts for module in group),
         )
         for kind, group in groups.items()
     )

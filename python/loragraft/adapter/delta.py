@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft.dtypes import to_float32
 from loragraft.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from loragraft.adapter.peft import AdapterModule
     from loragraft.adapter.placement import Placement
     from loragraft.tensor_reader import TensorReader
 
 #: Largest float32 slab of one operand. Small enough to stay in the cache between the few passes
 #: that are made over it, large enough for BLAS.
 SLAB_BYTES: Final = 4 << 20
+#: Modules whose packed lora_B is kept.
+_KEPT: Final = 2
 
 
 def slabs(rows: int, columns: int, slab_bytes: int = SLAB_BYTES) -> Iterator[tuple[int, int]]:
@@ -38,11 +42,11 @@ def slabs(rows: int, columns: int, slab_bytes: int = SLAB_BYTES) -> Iterator[tup
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """scaling·B·A of one module, in the orientation of the stored tensor.
+    """scaling·B·A of one weight, or its transpose.
 
     Attributes:
-        left: B ``(out, r)``; Aᵀ ``(in, r)`` where the tensor is stored ``[in, out]``.
-        right: A ``(r, in)``; Bᵀ ``(r, out)`` where the tensor is stored ``[in, out]``.
+        left: B ``(out, r)``; Aᵀ ``(in, r)`` for a weight that is stored ``[in, out]``.
+        right: A ``(r, in)``; Bᵀ ``(r, out)`` for a weight that is stored ``[in, out]``.
         scaling: ``alpha / r``, or ``alpha / √r`` with rsLoRA.
     """
 
@@ -52,7 +56,7 @@ class Delta:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the stored tensor."""
+        """Shape of the weight, or of its transpose."""
         return self.left.shape[0], self.right.shape[1]
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -68,23 +72,55 @@ class Delta:
         return product
 
 
-def load_delta(reader: TensorReader, placement: Placement) -> Delta:
-    """Read both factors of a module, widened to float32.
+class DeltaReader:
+    """Reads the changes of modules, of one expert at a time.
 
-    Raises:
-        NonFiniteError: A factor holds NaN or Inf.
+    The lora_B of the last few modules with experts is kept: an expert's columns are strewn over all
+    of it, and the experts of a block's parameters often come in turn.
     """
-    module = placement.module
-    factors = []
-    for entry in (module.lora_B, module.lora_A):
-        values = reader.rows(entry, 0, entry.shape[0])
-        if not np.isfinite(values).all():
-            raise NonFiniteError(
-                f"{entry.path.name}: tensor {entry.name} holds NaN or Inf: expected finite"
-                " factors; the adapter is broken, make or download it again"
-            )
-        factors.append(values)
-    b, a = factors
-    if placement.linear.transposed:
-        return Delta(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), module.scaling)
-    return Delta(b, a, module.scaling)
+
+    def __init__(self, reader: TensorReader) -> None:
+        """Take what reads the adapter's tensors."""
+        self._reader = reader
+        self._packed: dict[str, NDArray[np.generic]] = {}
+
+    def delta(self, placement: Placement, expert: int = 0, *, transposed: bool) -> Delta:
+        """Read both factors of a weight, widened to float32.
+
+        Args:
+            placement: The module and where it sits.
+            expert: Which of its experts.
+            transposed: Give the change of the transposed weight, ``[in, out]``.
+
+        Raises:
+            NonFiniteError: A factor holds NaN or Inf.
+            FormatError: A file cannot be read.
+        """
+        module = placement.module
+        b, a = self._factors(module, expert)
+        for entry, values in ((module.lora_B, b), (module.lora_A, a)):
+            if not np.isfinite(values).all():
+                raise NonFiniteError(
+                    f"{entry.path.name}: tensor {entry.name} holds NaN or Inf: expected finite"
+                    " factors; the adapter is broken, make or download it again"
+                )
+        if placement.linear.address.swapped != transposed:
+            b, a = a.T, b.T
+        return Delta(np.ascontiguousarray(b), np.ascontiguousarray(a), module.scaling)
+
+    def _factors(
+        self, module: AdapterModule, expert: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return (B, A) as PEFT has them."""
+        lora_A, lora_B = module.lora_A, module.lora_B
+        start = expert * module.rank
+        a = self._reader.rows(lora_A, start, start + module.rank)
+        if not module.experts:
+            return self._reader.rows(lora_B, 0, lora_B.shape[0]), a
+        stored = self._packed.pop(module.name, None)
+        if stored is None:
+            stored = self._reader.raw_rows(lora_B, 0, lora_B.shape[0])
+        while len(self._packed) >= _KEPT:
+            del self._packed[next(iter(self._packed))]
+        self._packed[module.name] = stored
+        return to_float32(stored[:, expert :: module.experts], lora_B.dtype), a

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loragraft.adapter.packing import unpack
 from loragraft.tensor_reader import TensorReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from loragraft.adapter.peft import AdapterModule
 
 
 def norms(modules: Iterable[AdapterModule]) -> Iterator[float | None]:
     """Yield ‖scaling·B·A‖ (Frobenius) of every module, None where a factor holds NaN or Inf.
+
+    The squares of a module's experts are added up.
 
     ‖scaling·B·A‖² = scaling²·⟨BᵀB, AAᵀ⟩ in float64, from Gram matrices of size (r, r); the product
     is never formed.
@@ -27,9 +32,16 @@ def norms(modules: Iterable[AdapterModule]) -> Iterator[float | None]:
 
 
 def _norm(reader: TensorReader, module: AdapterModule) -> float | None:
-    a = reader.rows(module.lora_A, 0, module.rank).astype(np.float64)
-    b = reader.rows(module.lora_B, 0, module.lora_B.shape[0]).astype(np.float64)
+    a = reader.rows(module.lora_A, 0, module.lora_A.shape[0])
+    b = reader.rows(module.lora_B, 0, module.lora_B.shape[0])
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
-    square = float(np.vdot(b.T @ b, a @ a.T))
+    pairs = unpack(a, b, max(1, module.experts))
+    square = math.fsum(
+        _square(left.astype(np.float64), right.astype(np.float64)) for left, right in pairs
+    )
     return abs(module.scaling) * math.sqrt(max(square, 0.0))
+
+
+def _square(b: NDArray[np.float64], a: NDArray[np.float64]) -> float:
+    return float(np.vdot(b.T @ b, a @ a.T))

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loragraft.adapter.peft_config import CONFIG_FILE, TENSORS_FILE, factor_keys
+from loragraft.adapter.parameters import ParameterNames
+from loragraft.adapter.peft_config import CONFIG_FILE, LAYOUT_KEY, TENSORS_FILE, factor_keys
+from loragraft.adapter.settings import Settings
 from loragraft.errors import FormatError
 from loragraft.input_file import read_bytes
 from loragraft.json_text import parse_object
@@ -16,41 +18,38 @@ from loragraft.natural_order import natural_key
 from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.safetensors_header import read_identified_header
 from loragraft.tensor_entry import TensorEntry
-from loragraft.wording import quoted, shown
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-_FACTOR: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+    from loragraft.architecture.address import Address
+
+    #: Factors by side, A and B, under (module, how often ``base_layer`` occurs in the name).
+    Pairs = dict[tuple[str, int], dict[str, TensorEntry]]
+
+_FACTOR: Final = re.compile(r"base_model\.model\.(.+?)((?:\.base_layer)*)\.lora_([AB])\.weight")
+_WRAPPER: Final = ".base_layer"
 _MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
-#: Settings under which the change of a weight is not scaling·B·A of the file's factors.
-_NOT_PLAIN: Final = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-    "arrow_config",
-    "alora_invocation_tokens",
-    "layer_replication",
-    "target_parameters",
-)
-#: Values of init_lora_weights that also change the base weights when the adapter is loaded.
-_MOVES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterModule:
     """The LoRA factors of one module: its weight changes by ``scaling``·B·A.
 
+    The factors of experts that share a parameter are packed, see `packing`, and in and out are what
+    PEFT takes for them: the model says whether they are the weight's.
+
     Attributes:
-        name: Module path, without ``base_model.model.`` and ``.lora_A.weight``.
-        rank: Rows of A, columns of B.
+        name: Module path, without ``base_model.model.`` and ``.lora_A.weight``; with the name of
+            the parameter where experts share it.
+        rank: Rank of the factors, of each expert's where there are several.
         alpha: Alpha that applies to this module.
         scaling: alpha / rank, or alpha / √rank with rsLoRA.
-        lora_A: A, shape ``(rank, in)``.
-        lora_B: B, shape ``(out, rank)``.
+        lora_A: A, shape ``(rank, in)``; ``(experts · rank, in)`` of experts.
+        lora_B: B, shape ``(out, rank)``; ``(out, rank · experts)`` of experts.
+        experts: How many experts' factors these are; 0 for a weight of its own.
     """
 
     name: str
@@ -59,6 +58,7 @@ class AdapterModule:
     scaling: float
     lora_A: TensorEntry  # noqa: N815 -- PEFT's names
     lora_B: TensorEntry  # noqa: N815
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,15 @@ class PeftAdapter:
         config: Content of adapter_config.json.
         modules: Its modules in natural order.
         other_tensors: Tensors that are no LoRA factors, such as whole saved modules.
+        layout: How its experts are laid out, where loragraft has noted it: ``peft`` or
+            ``peft-legacy``; else empty, for the files of PEFT do not tell.
     """
 
     directory: Path
     config: Mapping[str, Any]
     modules: tuple[AdapterModule, ...]
     other_tensors: Mapping[str, TensorEntry]
+    layout: str = ""
 
 
 def read_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
@@ -96,18 +99,21 @@ def read_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
             " written last, so the run that made this was perhaps stopped"
         )
     config = parse_object(read_bytes(config_file, _MAX_CONFIG_BYTES), shown(config_file))
-    settings = _Settings.parse(config, shown(config_file))
-    pairs, others = _sort_tensors(_read_entries(tensors_file))
+    settings = Settings.parse(config, shown(config_file))
+    parameters = ParameterNames(config, shown(config_file))
+    entries, metadata = _read_entries(tensors_file)
+    pairs, others = _sort_tensors(entries)
     if not pairs:
         raise FormatError(
             f"{shown(tensors_file)}: no LoRA factors; expected tensors named"
             f" {' and '.join(factor_keys('MODULE'))}"
         )
-    modules = tuple(
-        _module(name, pairs[name], settings, shown(tensors_file))
-        for name in sorted(pairs, key=natural_key)
-    )
-    return PeftAdapter(directory, config, modules, others)
+    modules = [
+        _module(address, pairs[address.module, depth], settings, shown(tensors_file))
+        for depth, address in _addresses(pairs, parameters)
+    ]
+    modules.sort(key=lambda module: natural_key(module.name))
+    return PeftAdapter(directory, config, tuple(modules), others, metadata.get(LAYOUT_KEY, ""))
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
@@ -127,33 +133,62 @@ def _locate(path: Path) -> tuple[Path, Path]:
     return path.parent, path
 
 
-def _read_entries(path: Path) -> list[TensorEntry]:
+def _read_entries(path: Path) -> tuple[list[TensorEntry], Mapping[str, str]]:
     header, identity = read_identified_header(path)
-    return [
+    entries = [
         TensorEntry(t.name, t.dtype, t.shape, path, t.begin, t.end - t.begin, identity)
         for t in header.tensors.values()
     ]
+    return entries, header.metadata
 
 
-def _sort_tensors(
-    entries: Iterable[TensorEntry],
-) -> tuple[dict[str, dict[str, TensorEntry]], dict[str, TensorEntry]]:
-    """Sort tensors into factors, module -> {"A": …, "B": …}, and the rest."""
-    pairs: dict[str, dict[str, TensorEntry]] = {}
+def _sort_tensors(entries: Iterable[TensorEntry]) -> tuple[Pairs, dict[str, TensorEntry]]:
+    """Sort tensors into factors and the rest."""
+    pairs: Pairs = {}
     others: dict[str, TensorEntry] = {}
     for entry in entries:
         match = _FACTOR.fullmatch(entry.name)
         if match is None:
             others[entry.name] = entry
         else:
-            pairs.setdefault(match[1], {})[match[2]] = entry
+            depth = len(match[2]) // len(_WRAPPER)
+            pairs.setdefault((match[1], depth), {})[match[3]] = entry
     return pairs, others
 
 
+def _addresses(pairs: Pairs, parameters: ParameterNames) -> Iterator[tuple[int, Address]]:
+    depths: dict[str, list[int]] = {}
+    for module, depth in pairs:
+        depths.setdefault(module, []).append(depth)
+    for module, found in depths.items():
+        yield from parameters.of_module(module, found)
+
+
 def _module(
-    name: str, pair: Mapping[str, TensorEntry], settings: _Settings, where: str
+    address: Address, pair: Mapping[str, TensorEntry], settings: Settings, where: str
 ) -> AdapterModule:
     """Check one pair of factors against each other and the config."""
+    name = f"{address.module}.{address.parameter}" if address.parameter else address.module
+    _check_factors(name, pair, where)
+    lora_A, lora_B = pair["A"], pair["B"]
+    rank, alpha = settings.rank(name), settings.alpha(name)
+    experts, rest = divmod(lora_A.shape[0], rank)
+    fits = rest == 0 and experts > 0 and (experts == 1 or bool(address.parameter))
+    if not fits or lora_B.shape[1] != lora_A.shape[0]:
+        of_each = f" {rank} for each expert" if address.parameter else f" {rank}"
+        times = "E*" if address.parameter else ""
+        raise FormatError(
+            f"{where}: module {name} has A of shape {list(lora_A.shape)} and B of shape"
+            f" {list(lora_B.shape)}, expected [{times}{rank}, in] and [out, {times}{rank}]:"
+            f" {CONFIG_FILE} gives it rank{of_each}"
+        )
+    if experts == 1 and address.parameter == "weight":
+        name = address.module
+    scaling = alpha / (math.sqrt(rank) if settings.rslora else rank)
+    return AdapterModule(name, rank, alpha, scaling, lora_A, lora_B, experts if experts > 1 else 0)
+
+
+def _check_factors(name: str, pair: Mapping[str, TensorEntry], where: str) -> None:
     for side in ("A", "B"):
         if side not in pair:
             raise FormatError(f"{where}: module {name} has no lora_{side}.weight; expected A and B")
@@ -163,109 +198,3 @@ def _module(
                 f"{where}: tensor {entry.name} is {entry.dtype} of shape {list(entry.shape)},"
                 f" expected a matrix in one of {', '.join(WEIGHT_DTYPES)}"
             )
-    lora_A, lora_B = pair["A"], pair["B"]
-    rank = settings.rank(name)
-    if lora_A.shape[0] != rank or lora_B.shape[1] != rank:
-        raise FormatError(
-            f"{where}: module {name} has A of shape {list(lora_A.shape)} and B of shape"
-            f" {list(lora_B.shape)}, expected [{rank}, in] and [out, {rank}]: {CONFIG_FILE} gives"
-            f" it rank {rank}"
-        )
-    alpha = settings.alpha(name)
-    scaling = alpha / (math.sqrt(rank) if settings.rslora else rank)
-    return AdapterModule(name, rank, alpha, scaling, lora_A, lora_B)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What a LoraConfig says about ranks and scales."""
-
-    r: int
-    lora_alpha: float
-    rslora: bool
-    ranks: tuple[tuple[re.Pattern[str], int], ...]
-    alphas: tuple[tuple[re.Pattern[str], float], ...]
-
-    @classmethod
-    def parse(cls, config: Mapping[str, Any], where: str) -> _Settings:
-        """Check a config and take the settings out of it; FormatError where it cannot be used."""
-        _check_plain(config, where)
-        return cls(
-            r=_rank(config.get("r", 8), "r", where),
-            lora_alpha=_alpha(config.get("lora_alpha", 8), "lora_alpha", where),
-            rslora=bool(config.get("use_rslora")),
-            ranks=tuple(
-                (pattern, _rank(value, key, where))
-                for key, pattern, value in _patterns(config, "rank_pattern", where)
-            ),
-            alphas=tuple(
-                (pattern, _alpha(value, key, where))
-                for key, pattern, value in _patterns(config, "alpha_pattern", where)
-            ),
-        )
-
-    def rank(self, module: str) -> int:
-        """Return the module's rank: of the first pattern that matches, as PEFT does."""
-        return next((rank for pattern, rank in self.ranks if pattern.match(module)), self.r)
-
-    def alpha(self, module: str) -> float:
-        """Return the module's alpha: of the first pattern that matches, as PEFT does."""
-        return next(
-            (alpha for pattern, alpha in self.alphas if pattern.match(module)), self.lora_alpha
-        )
-
-
-def _check_plain(config: Mapping[str, Any], where: str) -> None:
-    """Refuse adapters whose change is not scaling·B·A on an untouched base."""
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise FormatError(f"{where}: peft_type is {quoted(kind)}, expected 'LORA'")
-    for key in _NOT_PLAIN:
-        if config.get(key):
-            raise FormatError(
-                f"{where}: {key} is {quoted(config[key])}, expected plain LoRA without it: merge"
-                " the adapter with PEFT instead"
-            )
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_MOVES_BASE):
-        raise FormatError(
-            f"{where}: init_lora_weights is {quoted(init)}, which changes the base weights too:"
-            " convert the adapter to plain LoRA with PEFT (save_pretrained with"
-            " path_initial_model_for_weight_conversion)"
-        )
-
-
-def _patterns(
-    config: Mapping[str, Any], key: str, where: str
-) -> list[tuple[str, re.Pattern[str], Any]]:
-    """Return the entries of rank_pattern or alpha_pattern: (label, compiled pattern, value)."""
-    table = config.get(key) or {}
-    if not isinstance(table, dict):
-        raise FormatError(f"{where}: {key} is {quoted(table)}, expected an object")
-    entries = []
-    for name, value in table.items():
-        try:
-            pattern = re.compile(rf"(.*\.)?({name})$")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise FormatError(
-                f"{where}: {key} has the key {quoted(name)}, which is no regular expression:"
-                f" {error}"
-            ) from None
-        entries.append((f"{key} {quoted(name)}", pattern, value))
-    return entries
-
-
-def _rank(value: Any, key: str, where: str) -> int:
-    if type(value) is not int or value < 1:
-        raise FormatError(f"{where}: {key} is {quoted(value)}, expected an integer of at least 1")
-    return value
-
-
-def _alpha(value: Any, key: str, where: str) -> float:
-    try:
-        number = float(value) if type(value) in {int, float} else math.nan
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise FormatError(f"{where}: {key} is {quoted(value)}, expected a finite number")
-    return number

@@ -20,25 +20,35 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 500
 
 
-def target_modules(adapted: Collection[str], all_names: Collection[str]) -> list[str] | str:
+def target_modules(
+    adapted: Collection[str],
+    all_names: Collection[str],
+    most: int = MAX_ENTRIES,
+    *,
+    suffixes: bool = True,
+) -> list[str] | str:
     """Return what makes PEFT target exactly the adapted modules.
 
     Suffixes without a block number where such a suffix covers adapted modules alone, full names
-    for the rest; a regular expression where the list would be longer than `MAX_ENTRIES`, or
-    where a full name is itself the end of another module's name.
+    for the rest; a regular expression where the list would be longer than ``most``, or where a full
+    name is itself the end of another module's name.
 
     Args:
         adapted: Names of the modules in the adapter, at least one.
         all_names: Names of the model's modules that an entry could hit by mistake: every linear
             layer, and any others that are known. The modules that contain them are added here.
+        most: The longest list.
+        suffixes: Whether suffixes will do; full names are safer where ``all_names`` lacks modules.
     """
     chosen = sorted(set(adapted), key=natural_key)
     known = {*all_names, *chosen}
     others = {container for name in known for container in _containers(name)} | known
     foreign = {suffix for name in others.difference(chosen) for suffix in _suffixes(name)}
+    if not suffixes:
+        return chosen
     entries = dict.fromkeys(_entry(name, foreign) for name in chosen)
     exact = [entry for entry in entries if entry is not None]
-    if len(exact) < len(entries) or len(exact) > MAX_ENTRIES:
+    if len(exact) < len(entries) or len(exact) > most:
         return exact_regex(chosen)
     return exact
 

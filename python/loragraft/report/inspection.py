@@ -39,6 +39,7 @@ class KindCount:
         modules: How many there are.
         shapes: The different ``(out, in)``, sorted.
         parameters: Numbers in the weights, or in the factors of an adapter.
+        experts: How many experts each module has, at most; 0 where none shares its weight.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class KindCount:
     modules: int
     shapes: tuple[tuple[int, int], ...]
     parameters: int
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class AdaptedModule:
         scaling: What B·A is multiplied by.
         dtype: Safetensors code of A; of both factors where they agree, else ``A/B``.
         norm: ‖scaling·B·A‖ (Frobenius); None where a factor holds NaN or Inf.
+        experts: How many experts it changes, each with factors of that rank; 0 for a layer.
     """
 
     name: str
@@ -73,6 +76,7 @@ class AdaptedModule:
     scaling: float
     dtype: str
     norm: float | None
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

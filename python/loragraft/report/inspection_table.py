@@ -55,7 +55,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
 def _checkpoint_kinds(inspection: Inspection) -> Table:
     columns = ("module", "role", "shape (out, in)", "count", "parameters")
     rows = (
-        (kind.kind, kind.role, shapes(kind.shapes), str(kind.modules), f"{kind.parameters:,}")
+        (kind.kind, kind.role, shapes(kind.shapes), _count(kind), f"{kind.parameters:,}")
         for kind in inspection.kinds
     )
     return Table(columns, tuple(rows), words=3)
@@ -71,12 +71,17 @@ def _adapter_cells(inspection: Inspection, kind: KindCount) -> tuple[str, ...]:
     ranks = [module.rank for module in modules]
     return (
         kind.kind,
-        str(kind.modules),
+        _count(kind),
         span(min(ranks), max(ranks)),
         _range([module.alpha for module in modules]),
         _range([module.scaling for module in modules]),
         _range([module.norm for module in modules if module.norm is not None]),
     )
+
+
+def _count(kind: KindCount) -> str:
+    """Return how many modules there are, and of how many experts each."""
+    return f"{kind.modules} × {kind.experts}" if kind.experts else str(kind.modules)
 
 
 def _range(values: list[float]) -> str:

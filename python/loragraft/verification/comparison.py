@@ -36,8 +36,8 @@ def compare_pair(reader: TensorReader, pair: TensorPair, reason: str) -> TensorR
     if pair.why or pair.base is None or pair.tuned is None:
         return _report(pair, Outcome.LEFT_OUT, pair.why)
     base, tuned = pair.base, pair.tuned
-    if base.dtype == tuned.dtype and _same_bytes(reader, base, tuned):
-        return _report(pair, Outcome.UNCHANGED, "the same bits on both sides", 0.0)
+    if same_bits(reader, pair):
+        return unchanged(pair)
     for entry in (base, tuned):
         if entry.dtype not in WEIGHT_DTYPES:
             return _report(pair, Outcome.LEFT_OUT, _not_computable(base, tuned, entry.dtype))
@@ -45,7 +45,20 @@ def compare_pair(reader: TensorReader, pair: TensorPair, reason: str) -> TensorR
     if change == 0.0:
         return _report(pair, Outcome.UNCHANGED, _equal_values(base, tuned), 0.0)
     relative = change / scale if scale > 0.0 else None
-    return _report(pair, Outcome.LEFT_OUT, reason or "not in the adapter", relative)
+    return _report(pair, Outcome.LEFT_OUT, reason, relative)
+
+
+def same_bits(reader: TensorReader, pair: TensorPair) -> bool:
+    """Say whether both sides of a tensor have the same dtype and bytes."""
+    base, tuned = pair.base, pair.tuned
+    assert base is not None
+    assert tuned is not None
+    return base.dtype == tuned.dtype and _same_bytes(reader, base, tuned)
+
+
+def unchanged(pair: TensorPair) -> TensorReport:
+    """Return the row of a tensor with `same_bits`."""
+    return _report(pair, Outcome.UNCHANGED, "the same bits on both sides", 0.0)
 
 
 def _report(

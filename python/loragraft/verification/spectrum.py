@@ -10,7 +10,7 @@ import numpy as np
 from loragraft.adapter.delta import slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,3 +79,14 @@ def optimal_error(values: NDArray[np.float64], rank: int) -> float:
     squares = values**2
     whole = math.fsum(squares)
     return math.sqrt(math.fsum(squares[rank:]) / whole) if whole > 0.0 else 0.0
+
+
+def pooled(spectra: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return, place by place, the roots of the summed squares of several matrices' values.
+
+    The best approximations of all of them at one rank then err as `optimal_error` says of these.
+    """
+    if len(spectra) == 1:
+        return spectra[0]
+    values: NDArray[np.float64] = np.sqrt(np.sum(np.square(spectra), axis=0))
+    return values

@@ -89,7 +89,7 @@ def tally_change(base: NDArray[np.float32], tuned: NDArray[np.float32]) -> Tally
 def tally_module(
     base: NDArray[np.float32],
     tuned_stored: NDArray[np.generic],
-    dtype: str,
+    dtype: str | None,
     delta: NDArray[np.float32],
 ) -> Tally:
     """Sum up a pair of slabs that an adapter module changes.
@@ -97,10 +97,11 @@ def tally_module(
     Args:
         base: W_base, widened, ``(rows, columns)``.
         tuned_stored: W_tuned in its storage type, of the same shape.
-        dtype: Safetensors code of ``tuned_stored``.
+        dtype: Safetensors code of ``tuned_stored``; None where W_tuned is stored as codes and
+            these are their values in float32: then neither `rounding` nor `exact` are known.
         delta: scaling·B·A, of the same shape.
     """
-    tuned = to_float32(tuned_stored, dtype)
+    tuned = to_float32(tuned_stored, dtype or "F32")
     with np.errstate(invalid="ignore", over="ignore"):
         work = base.astype(np.float64)
         weight = _square(work)
@@ -108,6 +109,8 @@ def tally_module(
         change = _square(work)
         work -= delta
         residual = _square(work)
+        if dtype is None:
+            return Tally(weight, change, residual)
         merged = from_float32(base + delta, dtype)
     exact = int(np.count_nonzero(bits(merged) == bits(tuned_stored)))
     return Tally(weight, change, residual, rounding_energy(tuned, dtype), exact)

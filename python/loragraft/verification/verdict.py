@@ -22,38 +22,31 @@ Accuracy. With u = 2⁻²⁴ (float32), v = 2⁻⁵³ (float64), rank r and ‖�
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from typing import TYPE_CHECKING
 
 from loragraft.adapter.peft import read_adapter
-from loragraft.adapter.placement import place_modules
+from loragraft.adapter.placement import place_adapter
 from loragraft.alignment import align
 from loragraft.architecture.modules import take_inventory
 from loragraft.checkpoint import open_checkpoint
-from loragraft.errors import MismatchError
-from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.model import Report, Summary, count_outcomes
-from loragraft.tensor_reader import TensorReader
 from loragraft.verification.claims import check_claims
-from loragraft.verification.comparison import compare_pair
-from loragraft.verification.measurement import measure, relative_error
+from loragraft.verification.measurement import relative_error
 from loragraft.verification.tally import total
-from loragraft.wording import percent, shown
+from loragraft.verification.units import check_adapted, units_of
+from loragraft.verification.walk import walk
+from loragraft.wording import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from loragraft.adapter.peft import PeftAdapter
-    from loragraft.adapter.placement import Placement
-    from loragraft.alignment import TensorPair
     from loragraft.checkpoint import Checkpoint
     from loragraft.report.model import TensorReport
     from loragraft.verification.measurement import Measurement
-
-    #: Told the tensor just finished, bytes done and bytes in all.
-    Progress = Callable[[str, int, int], None]
+    from loragraft.verification.walk import Progress
 
 _SHOWN = 3
 
@@ -68,8 +61,9 @@ def verify(
 ) -> Report:
     """Measure what an adapter reproduces of TUNED, per module, from the files on disk.
 
-    Every tensor of both checkpoints is read and accounted for. Memory is a few slabs of at most
-    16 MiB and the factors of one module; with ``optimum`` also 16·min(out, in)² bytes.
+    Every tensor of both checkpoints is read and accounted for, in whatever form the two store it.
+    Memory is a few slabs of at most 16 MiB and the factors of one module; with ``optimum`` also
+    16·min(out, in)² bytes.
 
     A module whose weight is equal on both sides has no ΔW to be relative to: its relative error is
     0 if the adapter leaves the weight alone, else 1 and a warning.
@@ -81,7 +75,8 @@ def verify(
             its figures are checked too: ``extra["claims"]`` has the number of modules checked and
             the worst difference in relative error, and a figure off by more than 1e-4 is a warning.
         optimum: Also compute the exact Eckart–Young optimum and the singular values of each ΔW.
-        progress: Called after every tensor with its name, the bytes done and the bytes in all.
+        progress: Called after every tensor or module with its name, the bytes done and those in
+            all.
 
     Returns:
         The report; ``energy`` may be negative where an adapter takes the weights further away.
@@ -94,48 +89,25 @@ def verify(
     """
     started = time.perf_counter()
     before, after, lora = open_checkpoint(base), open_checkpoint(tuned), read_adapter(adapter)
-    inventory = take_inventory(before)
-    placements = {item.linear.tensor: item for item in place_modules(lora, before, inventory)}
-    pairs = align(before, after, inventory)
-    _check_adapted(pairs, placements, after)
-    tensors, found = _walk(pairs, placements, inventory.others, optimum, progress)
+    placed = place_adapter(lora, before)
+    theirs = take_inventory(after, placed.layout, before.config)
+    alignment = align(before, after, placed.inventory, theirs)
+    check_adapted(alignment, placed.placements, theirs, after)
+    units = units_of(before, after, alignment, placed.placements)
+    reasons = {**theirs.others, **placed.inventory.others}
+    tensors, found = walk(before, after, units, reasons, optimum=optimum, progress=progress)
     modules = tuple(item.module for item in found)
     claims = check_claims(lora.directory / "report.json", modules)
     warnings = (*_warnings(lora, found), *(claims.warnings if claims else ()))
-    nbytes = sum(pair.nbytes for pair in pairs)
+    nbytes = sum(unit.nbytes for unit in units)
     return Report(
         command="verify",
         inputs=_inputs(before, after, lora, optimum),
         summary=_summary(lora, tensors, found, warnings, (nbytes, time.perf_counter() - started)),
-        tensors=tuple(tensors),
+        tensors=tensors,
         modules=modules,
         extra={} if claims is None else {"claims": claims.to_json()},
     )
-
-
-def _walk(
-    pairs: Sequence[TensorPair],
-    placements: Mapping[str, Placement],
-    reasons: Mapping[str, str],
-    optimum: bool,
-    progress: Progress | None,
-) -> tuple[list[TensorReport], list[Measurement]]:
-    """Go through every tensor of both checkpoints."""
-    tensors: list[TensorReport] = []
-    found: list[Measurement] = []
-    done, whole = 0, sum(pair.nbytes for pair in pairs)
-    with TensorReader() as reader:
-        for pair in pairs:
-            placement = placements.get(pair.name)
-            if placement is None or pair.base is None or pair.tuned is None:
-                tensors.append(compare_pair(reader, pair, reasons.get(pair.name, "")))
-            else:
-                found.append(measure(reader, pair.base, pair.tuned, placement, optimum=optimum))
-                tensors.append(found[-1].tensor)
-            done += pair.nbytes
-            if progress is not None:
-                progress(pair.name, done, whole)
-    return tensors, found
 
 
 def _inputs(
@@ -147,23 +119,6 @@ def _inputs(
         "adapter": os.fspath(adapter.directory),
         "optimum": optimum,
     }
-
-
-def _check_adapted(
-    pairs: Sequence[TensorPair], placements: Mapping[str, Placement], tuned: Checkpoint
-) -> None:
-    """Refuse modules of the adapter whose change cannot be computed."""
-    for pair in pairs:
-        if pair.name not in placements:
-            continue
-        why = pair.why
-        if not why and pair.tuned is not None and pair.tuned.dtype not in WEIGHT_DTYPES:
-            why = f"{pair.tuned.dtype} in TUNED is no format to compute with"
-        if why:
-            raise MismatchError(
-                f"tensor {pair.name} is adapted but cannot be compared: {why}; give the"
-                f" checkpoint that the adapter was made from instead of {shown(tuned.reference)}"
-            )
 
 
 def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
@@ -193,7 +148,7 @@ def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
 
 def _summary(
     adapter: PeftAdapter,
-    tensors: Sequence[TensorReport],
+    tensors: tuple[TensorReport, ...],
     found: Sequence[Measurement],
     warnings: tuple[str, ...],
     cost: tuple[int, float],
@@ -201,13 +156,15 @@ def _summary(
     """Sum up; ``cost`` is bytes compared and seconds."""
     whole = total(item.tally for item in found)
     error = relative_error(whole)
-    exact = whole.exact / max(1, sum(math.prod(item.module.shape) for item in found))
+    parameters = sum(item.parameters for item in found)
+    exact = whole.exact / parameters if parameters else None
+    bits = "" if exact is None else f" {percent(exact)} of their weights come out bit for bit."
     files = {entry.path for module in adapter.modules for entry in (module.lora_A, module.lora_B)}
     return Summary(
         verdict=f"The adapter reproduces {percent(1.0 - error**2)} of the change in {len(found)}"
-        f" module{'s' if len(found) > 1 else ''}, with a relative error of {error:.2%};"
-        f" {percent(exact)} of their weights come out bit for bit.",
-        counts=count_outcomes(tuple(tensors)),
+        f" module{'s' if len(found) > 1 else ''}, with a relative error of {error:.2%}"
+        f"{';' if bits else '.'}{bits}",
+        counts=count_outcomes(tensors),
         bytes_read=cost[0],
         bytes_written=sum(path.stat().st_size for path in files),
         seconds=cost[1],

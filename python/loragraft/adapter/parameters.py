@@ -1,0 +1,98 @@
+"""Which parameter of its module a pair of factors in PEFT's file belongs to.
+
+PEFT names the tensors of a parameter after the module that holds it. Where several parameters of
+a module are adapted it wraps one around the other, and ``base_layer`` in a name leads one wrapper
+further in; the first parameter of the module is the innermost.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.architecture.address import Address
+from loragraft.errors import FormatError
+from loragraft.wording import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+#: The order in which the classes of transformers 4.55 to 5.23 make the parameters of their experts.
+_ORDER: Final = ("gate_up_proj", "gate_proj", "up_proj", "w1", "v1", "w2", "down_proj")
+
+
+class ParameterNames:
+    """The entries of ``target_parameters``, each a full name or the end of one."""
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        """Take them from a config.
+
+        Raises:
+            FormatError: They are no list of names.
+        """
+        entries = config.get("target_parameters") or []
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise FormatError(
+                f"{where}: target_parameters is {quoted(entries)}, expected a list of names"
+            )
+        self._where = where
+        self._layers = config.get("target_modules")
+        self._by_holder: dict[str, set[str]] = {}
+        for entry in entries:
+            holder, _, parameter = entry.rpartition(".")
+            self._by_holder.setdefault(holder, set()).add(parameter)
+
+    def of_module(self, module: str, depths: Sequence[int]) -> Iterator[tuple[int, Address]]:
+        """Yield each depth at which the file has factors, and what they belong to there.
+
+        Args:
+            module: Path of the module.
+            depths: How often ``base_layer`` occurs in the names of its factors.
+
+        Raises:
+            FormatError: There are not as many parameters as factors, or their order is not known.
+        """
+        found = self._found(module)
+        if not found and list(depths) == [0]:
+            yield 0, Address(module)
+            return
+        if sorted(depths) != list(range(len(found))):
+            raise FormatError(
+                f"{self._where}: target_parameters gives module {module}"
+                f" {', '.join(sorted(found)) or 'no parameter'}, but the tensor file has"
+                f" {len(depths)} pair{'' if len(depths) == 1 else 's'} of factors for it; expected"
+                " one for each parameter"
+            )
+        unknown = sorted(found.difference(_ORDER))
+        if len(found) > 1 and unknown:
+            raise FormatError(
+                f"{self._where}: target_parameters gives module {module}"
+                f" {', '.join(sorted(found))}; which factors are whose depends on their order in"
+                f" the model, and that of {unknown[0]} is not known: merge the adapter with PEFT"
+                " instead"
+            )
+        ordered = sorted(found, key=_ORDER.index) if len(found) > 1 else sorted(found)
+        for order, parameter in enumerate(ordered):
+            yield len(ordered) - 1 - order, Address(module, parameter, order)
+
+    def _found(self, module: str) -> set[str]:
+        """Return the parameters of a module that are named.
+
+        An entry without a module, such as ``down_proj``, fits any; the layers that
+        ``target_modules`` names are not meant.
+        """
+        ends = [module[i + 1 :] for i, char in enumerate(module) if char == "."]
+        found = {p for end in (module, *ends) for p in self._by_holder.get(end, ())}
+        if not found and self._is_layer(module, ends):
+            return set()
+        return found | self._by_holder.get("", set())
+
+    def _is_layer(self, module: str, ends: Sequence[str]) -> bool:
+        if isinstance(self._layers, str):
+            try:
+                return re.fullmatch(self._layers, module) is not None
+            except (re.error, RecursionError, OverflowError):
+                return False
+        return isinstance(self._layers, list) and any(
+            name in self._layers for name in (module, *ends)
+        )
