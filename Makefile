@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3.0" "scipy-openblas32>=0.3.30" "cmake>=3.21" ninja
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
 
-.PHONY: demo test lint format bench build clean sanitize help
+.PHONY: demo test lint format bench bench-moe build clean sanitize help
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ tidy: $(VENV)/.dev  ## Static analysis of the C++ sources
 
 bench: $(VENV)/.bench  ## Measure speed, memory and accuracy beside what others use
 	$(BIN)/python benchmarks/run.py
+
+bench-moe: $(VENV)/.bench  ## The same for two layers of a 35B mixture of experts; 14 GB of disk
+	$(BIN)/python benchmarks/run.py --only moe
 
 sanitize: $(VENV)/.test  ## Run the kernels' tests under AddressSanitizer and UBSan
 	VENV=$(VENV) tests/sanitize.sh

@@ -1,7 +1,8 @@
-"""The tensors of two checkpoints side by side."""
+"""The weights of two checkpoints side by side."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.architecture.modules import Role
@@ -9,9 +10,9 @@ from loragraft.errors import MismatchError
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from loragraft.architecture.modules import Inventory
+    from loragraft.architecture.modules import Inventory, LinearModule
     from loragraft.checkpoint import Checkpoint, TensorEntry
 
 _SHOWN = 3
@@ -38,62 +39,131 @@ class TensorPair(NamedTuple):
         return sum(entry.nbytes for entry in (self.base, self.tuned) if entry is not None)
 
 
-def align(base: Checkpoint, tuned: Checkpoint, inventory: Inventory) -> tuple[TensorPair, ...]:
-    """Pair every tensor of both checkpoints by name, the base's order first.
+class ModulePair(NamedTuple):
+    """One module as either side stores it; the two have the same name and shape."""
 
-    A tensor on one side only, and an embedding or output head whose vocabulary grew, are pairs
-    with a reason.
+    base: LinearModule
+    tuned: LinearModule
+
+    @property
+    def transposed(self) -> bool:
+        """Whether both sides hold ``[in, out]``, so that nothing need be turned."""
+        return self.base.transposed and self.tuned.transposed
+
+
+class Alignment(NamedTuple):
+    """Every tensor of both checkpoints.
+
+    Attributes:
+        modules: Modules that both sides have, in the base's order.
+        others: All tensors that belong to none of these, the base's order first.
+    """
+
+    modules: tuple[ModulePair, ...]
+    others: tuple[TensorPair, ...]
+
+
+def align(base: Checkpoint, tuned: Checkpoint, ours: Inventory, theirs: Inventory) -> Alignment:
+    """Pair the modules of two checkpoints, and their other tensors by name.
+
+    Modules pair where they have the same path in memory, for the two sides may store a weight in
+    different ways, or else where their tensors have the same names. A tensor on one side only, and
+    an embedding or output head whose vocabulary grew, are pairs with a reason.
 
     Args:
         base: The base checkpoint.
         tuned: The tuned one.
-        inventory: What ``base`` consists of; it tells which tensors have a vocabulary.
+        ours: What ``base`` consists of.
+        theirs: What ``tuned`` consists of.
 
     Raises:
-        MismatchError: Shapes that differ otherwise.
+        MismatchError: Shapes or numbers of experts that differ otherwise.
     """
-    vocabulary = _vocabulary_modules(inventory)
-    pairs, misfits = [], []
-    for name in (*base.tensors, *(name for name in tuned.tensors if name not in base.tensors)):
-        left, right = base.tensors.get(name), tuned.tensors.get(name)
-        why = ""
-        if left is None or right is None:
-            why = "only in TUNED" if left is None else "only in BASE"
-        elif left.shape != right.shape:
-            if _grew(left, right) and name.rpartition(".")[0] in vocabulary:
-                rows = left.shape[0], right.shape[0]
-                why = f"vocabulary differs: {rows[0]} rows in BASE, {rows[1]} in TUNED"
-            else:
-                misfits.append((left, right))
-        pairs.append(TensorPair(name, left, right, why))
+    modules, misfits, taken = [], [], set[str]()
+    for both in _matched(ours, theirs):
+        if _vocabulary_grew(both):
+            continue
+        taken.update(both.base.tensors, both.tuned.tensors)
+        if both.base.shape == both.tuned.shape and both.base.experts == both.tuned.experts:
+            modules.append(both)
+        else:
+            misfits.append(_misfit(both))
+    vocabulary = _vocabulary_tensors(ours) | _vocabulary_tensors(theirs)
+    others = []
+    for name in dict.fromkeys((*base.tensors, *tuned.tensors)):
+        if name in taken:
+            continue
+        pair = _pair(name, base, tuned, vocabulary)
+        if pair is None:
+            misfits.append(f"{name} {base.tensors[name].shape} against {tuned.tensors[name].shape}")
+        else:
+            others.append(pair)
     if misfits:
         raise _mismatch(base, tuned, misfits)
-    return tuple(pairs)
+    return Alignment(tuple(modules), tuple(others))
 
 
-def _vocabulary_modules(inventory: Inventory) -> frozenset[str]:
-    """Paths of the modules whose first dimension is the vocabulary."""
+def _pair(
+    name: str, base: Checkpoint, tuned: Checkpoint, vocabulary: frozenset[str]
+) -> TensorPair | None:
+    """Pair what either side has under a name; None where the shapes differ without a reason."""
+    left, right = base.tensors.get(name), tuned.tensors.get(name)
+    if left is None or right is None:
+        return TensorPair(name, left, right, "only in TUNED" if left is None else "only in BASE")
+    if left.shape == right.shape:
+        return TensorPair(name, left, right)
+    if name not in vocabulary or not _rows_alone_differ(left.shape, right.shape):
+        return None
+    rows = left.shape[0], right.shape[0]
+    why = f"vocabulary differs: {rows[0]} rows in BASE, {rows[1]} in TUNED"
+    return TensorPair(name, left, right, why)
+
+
+def _matched(ours: Inventory, theirs: Inventory) -> Iterator[ModulePair]:
+    by_name = {linear.name: linear for linear in theirs.linears}
+    # Several modules may lie in one tensor: all experts of a block.
+    counts = Counter(linear.tensors for linear in theirs.linears)
+    alone = {linear.tensors: linear for linear in theirs.linears if counts[linear.tensors] == 1}
+    for linear in ours.linears:
+        other = by_name.get(linear.name) or alone.get(linear.tensors)
+        if other is not None:
+            yield ModulePair(linear, other)
+
+
+def _vocabulary_grew(pair: ModulePair) -> bool:
+    ours, theirs = pair
+    return (
+        ours.role is Role.HEAD
+        and ours.shape != theirs.shape
+        and _rows_alone_differ(ours.shape, theirs.shape)
+    )
+
+
+def _vocabulary_tensors(inventory: Inventory) -> frozenset[str]:
+    """Tensors of the modules whose first dimension is the vocabulary, biases included."""
     tensors = [name for name, why in inventory.others.items() if "embedding" in why]
     tensors += [linear.tensor for linear in inventory.linears if linear.role is Role.HEAD]
-    return frozenset(name.rpartition(".")[0] for name in tensors)
-
-
-def _grew(left: TensorEntry, right: TensorEntry) -> bool:
-    return (
-        bool(left.shape)
-        and len(left.shape) == len(right.shape)
-        and (left.shape[1:] == right.shape[1:])
+    modules = {name.rpartition(".")[0] for name in tensors}
+    return frozenset(
+        {*tensors, *(name for name in inventory.others if name.rpartition(".")[0] in modules)}
     )
 
 
-def _mismatch(
-    base: Checkpoint, tuned: Checkpoint, misfits: Sequence[tuple[TensorEntry, TensorEntry]]
-) -> MismatchError:
-    first = ", ".join(
-        f"{left.name} {left.shape} against {right.shape}" for left, right in misfits[:_SHOWN]
-    )
+def _rows_alone_differ(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    return bool(left) and len(left) == len(right) and left[1:] == right[1:]
+
+
+def _misfit(pair: ModulePair) -> str:
+    ours, theirs = pair
+    if ours.experts != theirs.experts:
+        return f"{ours.name} has {ours.experts} experts in BASE and {theirs.experts} in TUNED"
+    return f"{ours.tensor} {ours.shape} against {theirs.shape}"
+
+
+def _mismatch(base: Checkpoint, tuned: Checkpoint, misfits: Sequence[str]) -> MismatchError:
     more = f" and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
     return MismatchError(
         f"{shown(base.reference)} and {shown(tuned.reference)} have tensors of different shapes,"
-        f" {len(misfits)} in all: {first}{more}; give two checkpoints of one architecture"
+        f" {len(misfits)} in all: {', '.join(misfits[:_SHOWN])}{more}; give two checkpoints of one"
+        " architecture"
     )

@@ -33,9 +33,10 @@ LLAMA = {
     }.items()
 }
 MIXTRAL = LLAMA | {
-    f"model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight": (40, 24)
+    f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}.weight": shape
     for layer in range(2)
     for expert in range(2)
+    for name, shape in {"w1": (40, 24), "w2": (24, 40), "w3": (40, 24)}.items()
 }
 
 

@@ -17,7 +17,7 @@ import lora_files as files
 from loragraft.errors import LoragraftError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from loragraft.report.model import ModuleReport, Report, TensorReport
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TENSORS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+UNFINISHED = (".loragraft-journal", ".loragraft-spool")
 
 UNIT = 2.0**-24
 """Half a unit in the last place of float32, relative."""
@@ -170,9 +171,16 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def refused(
-    kind: type[LoragraftError], pattern: str, call: Callable[[], object], place: Path
+    kind: type[LoragraftError],
+    pattern: str,
+    call: Callable[[], object],
+    place: Path,
+    kept: Collection[Path] = (),
 ) -> str:
-    """Assert that a call fails with one line and leaves everything below ``place`` alone."""
+    """Assert that a call fails with one line and leaves everything below ``place`` alone.
+
+    ``kept`` is what it may leave behind.
+    """
     names, before = sorted(place.rglob("*")), contents(place)
     with pytest.raises(LoragraftError) as caught:
         call()
@@ -180,8 +188,11 @@ def refused(
     assert type(caught.value) is kind, message
     assert re.search(pattern, message), message
     assert "\n" not in message
-    assert sorted(place.rglob("*")) == names
-    assert contents(place) == before
+    assert sorted(set(place.rglob("*")) - set(kept)) == names
+    now = contents(place)
+    for path in kept:
+        now.pop(str(path.relative_to(place)), None)
+    assert now == before
     return message
 
 

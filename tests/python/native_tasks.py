@@ -62,14 +62,14 @@ def run(
     oversampling: int = 8,
     power_iterations: int | None = None,
     dtype: str = "auto",
-    choose_rank: Any = None,
     threads: int = 2,
     arithmetic: str = "auto",
     workspace: int | None = None,
+    nested: bool = False,
 ) -> list[native.ModuleResult]:
     """The results in the order of the tasks."""
     batch = native.Batch(
-        tasks, oversampling, power_iterations, dtype, choose_rank, threads, arithmetic, workspace
+        tasks, oversampling, power_iterations, dtype, threads, arithmetic, workspace, nested
     )
     results: dict[int, native.ModuleResult] = {}
     try:

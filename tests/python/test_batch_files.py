@@ -61,8 +61,8 @@ def test_what_no_task_can_be_made_of(tmp_path: Path) -> None:
     for rows, columns, offset in ((2**40, 2**40, 0), (2**63, 1, 0), (1, 1, 2**64 - 1)):
         with pytest.raises(UsageError, match="overflow"):
             native.StoredMatrix(file, offset, "F32", rows, columns)
-    with pytest.raises(UsageError, match="dtype F8_E4M3: expected BF16, F16 or F32"):
-        native.StoredMatrix(file, 0, "F8_E4M3", 1, 1)
+    with pytest.raises(UsageError, match="dtype F64: expected one of BF16, F16, F32, F8_E4M3"):
+        native.StoredMatrix(file, 0, "F64", 1, 1)
     with pytest.raises(UsageError, match="io mode 'aio': expected auto, mmap or pread"):
         native.MappedFile(str(base), "aio")
     for path in (tmp_path, tmp_path / "missing", Path("/dev/null")):

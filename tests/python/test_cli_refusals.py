@@ -37,7 +37,7 @@ def refused(loragraft: CommandLine, tmp_path: Path, code: int, *arguments: objec
         (["--rank", "0"], "--rank 0"),
         (["--rank", "-3"], "--rank -3"),
         (["--rank", "many"], "--rank many"),
-        (["--rank", "auto"], "not available yet"),
+        (["--rank", "auto", "--max-rank", "0"], "--max-rank 0"),
         (["--alpha", "0"], "--alpha"),
         (["--alpha", "nan"], "--alpha"),
         (["--threads", "0"], "threads 0"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from loragraft.architecture.address import Address
 from loragraft.extraction.factors import oriented
 from loragraft.extraction.spool import Spool
 
@@ -33,26 +32,29 @@ def test_factors_of_transposed_layers(dtype: str, storage: str, shape: tuple[int
 
     def module(*, transposed: bool) -> Any:
         out = (columns, rows) if transposed else shape
-        return SimpleNamespace(linear=SimpleNamespace(shape=out, transposed=transposed))
+        linear = SimpleNamespace(shape=out, address=Address("m"))
+        return SimpleNamespace(linear=linear, transposed=transposed)
 
     assert oriented(module(transposed=False), result) == (right.tobytes(), left.tobytes())
     a, b = oriented(module(transposed=True), result)
     assert (a, b) == (left.T.tobytes(), right.T.tobytes())
 
 
-@pytest.mark.parametrize("anonymous", [True, False])
-def test_the_spool_has_no_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anonymous: bool
-) -> None:
-    real = os.open
-
-    def without_tmpfile(path: Any, flags: int, *more: Any, **named: Any) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE and not anonymous:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
-        return real(path, flags, *more, **named)
-
-    monkeypatch.setattr(os, "open", without_tmpfile)
-    with Spool(tmp_path) as spool:
+def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    with Spool.at(path) as spool:
         one, two = spool.append(b"first"), spool.append(b"second")
-        assert list(tmp_path.iterdir()) == []
         assert (spool.read(two), spool.read(one)) == (b"second", b"first")
+    with Spool.at(path, keep=True) as spool:
+        assert spool.holds(one)
+        assert not spool.holds(two._replace(length=7))
+        assert not spool.holds(one._replace(checksum=1))
+        assert spool.read(spool.append(b"third")) == b"third"
+        assert spool.read(one) == b"first"
+    with Spool.at(path) as spool:
+        assert not spool.holds(one)
+
+
+def test_a_spool_in_memory() -> None:
+    with Spool.in_memory() as spool:
+        assert spool.read(spool.append(b"here")) == b"here"

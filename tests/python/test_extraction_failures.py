@@ -143,11 +143,16 @@ def test_interrupted(
 
     out = None if place is None else tmp_path / place
     before = threading.active_count()
+    kept = set()
+    if out is not None:
+        kept = {out / name for name in checks.UNFINISHED}
+        kept |= {place for place in (out, *out.parents) if tmp_path in place.parents}
     checks.refused(
         StoppedError,
-        "stopped before it was done; nothing was written",
+        "nothing was written" if out is None else f"stopped after {after} of 13 matrices; --resume",
         lambda: extract(*pair, out, rank=RANK, progress=progress),
         tmp_path,
+        kept=kept,
     )
     assert len(calls) == after
     assert threading.active_count() == before
@@ -165,6 +170,7 @@ def test_interrupted_over_an_old_adapter(tmp_path: Path, pair: tuple[Path, Path]
         "stopped",
         lambda: extract(*pair, out, rank=RANK, force=True, progress=progress),
         tmp_path,
+        kept={out / name for name in checks.UNFINISHED},
     )
     assert len(verify(*pair, out).modules) == 8
 
@@ -173,7 +179,7 @@ def test_interrupted_over_an_old_adapter(tmp_path: Path, pair: tuple[Path, Path]
 def test_interrupted_while_writing(
     tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Ctrl-C between two files leaves neither of them."""
+    """Ctrl-C between two files leaves neither of them, and what can be continued."""
     from loragraft.atomic_file import AtomicFile
 
     commit = AtomicFile.commit
@@ -187,7 +193,12 @@ def test_interrupted_while_writing(
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((KeyboardInterrupt, StoppedError)):
         extract(*pair, tmp_path / "new" / "out", rank=2)
-    assert sorted(tmp_path.rglob("*")) == before
+    out = tmp_path / "new" / "out"
+    kept = [out.parent, out, *(out / name for name in checks.UNFINISHED)]
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, *kept])
+    monkeypatch.undo()
+    extract(*pair, out, rank=2, resume=True)
+    assert verify(*pair, out).modules
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

@@ -96,19 +96,19 @@ def test_tensors_on_one_side_only(tmp_path: Path) -> None:
 
 
 def test_formats_that_are_not_computed_with(tmp_path: Path) -> None:
-    """fp8 and integers are codes, not numbers: they are left out, or equal as they stand."""
+    """Doubles and integers are left out, or equal as they stand."""
     base = files.random_weights()
     tuned = _tuned(base)
-    fp8, mixed, mask = f"{files.Q0}.weight", f"{files.DOWN0}.weight", "model.layers.0.mask"
+    double, mixed, mask = f"{files.Q0}.weight", f"{files.DOWN0}.weight", "model.layers.0.mask"
     for side in (base, tuned):
-        side[fp8] = side[fp8].astype(ml_dtypes.float8_e4m3fn)
+        side[double] = side[double].astype(np.float64)
         side[mask] = np.arange(6, dtype=np.int64)
-    tuned[mixed] = tuned[mixed].astype(ml_dtypes.float8_e4m3fn)
+    tuned[mixed] = tuned[mixed].astype(np.float64)
     tuned["model.layers.1.mask"] = base["model.layers.1.mask"] = np.zeros((2, 2), np.uint8)
     tuned[mask] = tuned[mask] + 1
     report = extract(*_sides(tmp_path, base, tuned), tmp_path / "out", rank=2).report
     rows = {row.name: row for row in report.tensors}
-    for name, code in ((fp8, "F8_E4M3 in BASE"), (mixed, "F8_E4M3 in TUNED"), (mask, "I64")):
+    for name, code in ((double, "F64 in BASE"), (mixed, "F64 in TUNED"), (mask, "I64")):
         assert rows[name].outcome.value == "left_out"
         assert rows[name].why.startswith(code)
         assert rows[name].relative_change is None
@@ -121,16 +121,16 @@ def _paths(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "base", tmp_path / "tuned"
 
 
-def test_only_quantised_layers(tmp_path: Path) -> None:
+def test_only_layers_that_are_not_computed_with(tmp_path: Path) -> None:
     base = files.random_weights()
     tuned = {
-        name: array.astype(ml_dtypes.float8_e4m3fn) if "proj" in name else array
+        name: array.astype(np.float64) if "proj" in name else array
         for name, array in _tuned(base).items()
     }
     sides = _sides(tmp_path, base, tuned)
     checks.refused(
         NothingToAdaptError,
-        "none of the 6 chosen layers can be compared.*F8_E4M3 in TUNED",
+        "none of the 6 chosen layers can be compared.*F64 in TUNED",
         lambda: extract(*sides, tmp_path / "out"),
         tmp_path,
     )
@@ -191,8 +191,10 @@ def test_a_large_change_that_is_left_out(tmp_path: Path) -> None:
     base = files.random_weights()
     tuned = _tuned(base)
     tuned[EMBEDDING] = -base[EMBEDDING]
-    warning = _only(extract(*_sides(tmp_path, base, tuned), tmp_path / "out", rank=2).report)
+    report = extract(*_sides(tmp_path, base, tuned), tmp_path / "out", rank=2).report
+    warning, offer = report.summary.warnings
     assert f"{EMBEDDING} (embedding) by 200.0%" in warning
+    assert offer.startswith(f"--save-whole embeddings would carry {EMBEDDING}")
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -205,7 +207,7 @@ def test_different_architectures(tmp_path: Path, swap: bool) -> None:
         sides.reverse()
     message = checks.refused(
         MismatchError,
-        "share 0 of",
+        "share 1 of",
         lambda: extract(*sides, tmp_path / "out"),
         tmp_path,
     )

@@ -210,7 +210,10 @@ def test_tied_embeddings_are_left_out(tmp_path: Path, family: str) -> None:
 
 def test_experts_can_be_left_out(tmp_path: Path) -> None:
     stem = "model.layers.0.mlp"
-    shapes = {f"{stem}.experts.{i}.up_proj.weight": (24, 16) for i in range(3)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(3):
+        shapes |= {f"{stem}.experts.{i}.{kind}_proj.weight": (24, 16) for kind in ("gate", "up")}
+        shapes[f"{stem}.experts.{i}.down_proj.weight"] = (16, 24)
     shapes |= {"model.layers.0.self_attn.q_proj.weight": (16, 16), f"{stem}.gate.weight": (3, 16)}
     case = checks.noise_pair(tmp_path, shapes)
     for side in case["paths"]:
@@ -221,7 +224,11 @@ def test_experts_can_be_left_out(tmp_path: Path) -> None:
     assert {whys[name] for name in shapes if "experts" in name} == {"experts are skipped"}
     assert whys[f"{stem}.gate.weight"].startswith("router")
     both = extract(*case["paths"], tmp_path / "both", rank=2).report
-    assert len(both.modules) == 4
+    assert {row.name: row.experts for row in both.modules} == {
+        "model.layers.0.self_attn.q_proj": 0,
+        f"{stem}.experts.gate_up_proj": 3,
+        f"{stem}.experts.down_proj": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -244,8 +251,10 @@ def test_experts_can_be_left_out(tmp_path: Path) -> None:
         ({"rank": 2.5}, "--rank 2.5: expected"),
         ({"rank": "abc"}, "--rank abc: expected"),
         ({"rank": ""}, "--rank : expected"),
-        ({"rank": "auto"}, "--rank auto: this rule is not available yet"),
-        ({"rank": "energy=0.9"}, "energy=0.9: this rule is not available yet"),
+        ({"rank": "auto", "max_rank": 0}, "--max-rank 0: expected"),
+        ({"rank": "energy=1.5"}, "--rank energy=1.5: expected a share between 0 and 1"),
+        ({"save_whole": "some"}, "--save-whole .some.: expected one of none, norms"),
+        ({"moe_layout": "flat"}, "--moe-layout flat: expected peft"),
     ],
 )
 def test_options_that_cannot_be_used(

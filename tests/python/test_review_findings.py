@@ -45,13 +45,6 @@ def test_a_scaling_that_float_cannot_carry_is_refused(tmp_path: Path, scaling: f
         nt.run([nt.task(*paths, "w", 4, scaling=scaling)])
 
 
-def test_a_rank_above_what_was_computed_is_refused(tmp_path: Path) -> None:
-    """It used to be compared with the spectrum only after that had been read past its end."""
-    paths = nt.write_pair(tmp_path, *nt.pair((90, 60)))
-    with pytest.raises(UsageError, match="rank 9 chosen of 4 computed"):
-        nt.run([nt.task(*paths, "w", 4)], choose_rank=lambda *_: 9)
-
-
 @pytest.mark.parametrize(("shape", "rank"), [((450, 400), 376), ((306, 256), 230)])
 def test_ranks_near_the_smaller_side_keep_the_promise(shape: tuple[int, int], rank: int) -> None:
     """Iteration gave up on them unsettled, at 1.004 times the optimum."""

@@ -32,7 +32,18 @@ Output = Annotated[
 ]
 Rank = Annotated[
     str,
-    typer.Option(metavar="N", help="Rank of the adapter; capped where a matrix has no more."),
+    typer.Option(
+        metavar="N|RULE",
+        help="Rank of the adapter, capped where a matrix has no more; several such as 8,16,32 make"
+        " OUT-r8 and so on from one factorisation. Or a rule: auto keeps what stands above the"
+        " rounding of the stored weights; energy=0.95 the least rank whose factors keep that share"
+        " of each module's squared change; error=0.05 the least whose relative error is at most"
+        " that; budget=20M spreads so many parameters over all modules where they keep most.",
+    ),
+]
+MaxRank = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Largest rank that a rule may give a module; by default 128."),
 ]
 TargetModules = Annotated[
     str,
@@ -103,6 +114,30 @@ ModelA = Annotated[
 ModelB = Annotated[
     str | None, typer.Option("--model-b", metavar="TUNED", help="TUNED, as an option.")
 ]
+MoeLayout = Annotated[
+    Literal["auto", "peft", "peft-legacy", "per-expert"],
+    typer.Option(
+        help="How experts are written: peft (auto) puts all experts of a block into one parameter,"
+        " as PEFT 0.19.1 and later load them; peft-legacy does so for PEFT up to 0.18; per-expert"
+        " makes every expert a module, for engines that want 2-D keys."
+    ),
+]
+SaveWholeOption = Annotated[
+    Literal["none", "norms", "embeddings", "all"],
+    typer.Option(
+        "--save-whole",
+        help="Changed tensors that no factors can stand for and that the adapter shall carry as"
+        " they are: norms, embeddings (a few rows of them as trainable_token_indices) or all."
+        " PEFT loads that; some engines refuse it, and the report says which.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with a run that was stopped or killed in OUT; what it finished is kept.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
 WithReport = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
@@ -122,6 +157,7 @@ def extract_command(
     tuned: Tuned = None,
     output: Output = None,
     rank: Rank = "16",
+    max_rank: MaxRank = None,
     target_modules: TargetModules = "all-linear",
     exclude: Exclude = None,
     layers: Layers = None,
@@ -137,6 +173,9 @@ def extract_command(
     device: Device = "cpu",
     model_a: ModelA = None,
     model_b: ModelB = None,
+    moe_layout: MoeLayout = "auto",
+    save_whole: SaveWholeOption = "none",
+    resume: Resume = False,
     force: Force = False,
     report: WithReport = True,
     dry_run: DryRun = False,
@@ -150,6 +189,7 @@ def extract_command(
     singular value decomposition and written as a PEFT adapter, with a report of what it keeps.
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
+        from loragraft.adapter.whole_plan import SaveWhole
         from loragraft.architecture.selection import parse_selection
         from loragraft.extraction import (
             ExtractOptions,
@@ -164,7 +204,8 @@ def extract_command(
         require_cpu(device)
         target = None if dry_run and output is None else named_output(output)
         options = ExtractOptions(
-            rank=parse_rank(rank),
+            rank=parse_rank(rank, max_rank),
+            rank_text=rank,
             selection=parse_selection(
                 target_modules, exclude, layers, experts=not truth("--skip-3d", skip_3d)
             ),
@@ -175,12 +216,14 @@ def extract_command(
             seed=seed,
             threads=threads,
             io=io,
+            moe_layout="peft" if moe_layout == "auto" else moe_layout,
+            save_whole=SaveWhole(save_whole),
         )
         plan = plan_extraction(before, after, options)
         if target is None or dry_run:
             _show_plan(console, plan, target, force=force)
         else:
-            _extract(console, plan, target, force=force, with_report=report)
+            _extract(console, plan, target, force=force, resume=resume, with_report=report)
 
 
 def _show_plan(
@@ -201,7 +244,13 @@ def _show_plan(
 
 
 def _extract(
-    console: Console, plan: "ExtractionPlan", output: Path, *, force: bool, with_report: bool
+    console: Console,
+    plan: "ExtractionPlan",
+    output: Path,
+    *,
+    force: bool,
+    resume: bool,
+    with_report: bool,
 ) -> None:
     from loragraft.extraction import run_plan
 
@@ -209,7 +258,14 @@ def _extract(
         f"{len(plan.modules)} modules to factor, {plan.bytes_to_read / 1e6:.1f} MB to read"
     )
     with console.progress("Extracting", at_once=False) as progress:
-        result = run_plan(plan, output, force=force, with_report=with_report, progress=progress)
+        result = run_plan(
+            plan,
+            output,
+            force=force,
+            resume=resume,
+            with_report=with_report,
+            progress=progress,
+        )
     console.warn(result.report.summary.warnings)
     console.show(lambda: result.report.to_json(singular_values=False), lambda: _page(result))
 

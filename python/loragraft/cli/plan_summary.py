@@ -27,14 +27,16 @@ class KindPlan:
     Attributes:
         kind: Such as ``q_proj``.
         modules: How many there are.
-        shapes: Their different ``(out, in)``.
+        shapes: Their different ``(out, in)``; of one expert where there are several.
         ranks: Smallest and largest rank.
+        experts: How many experts each of them is of, at most; 0 for layers of their own.
     """
 
     kind: str
     modules: int
     shapes: tuple[tuple[int, int], ...]
     ranks: tuple[int, int]
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,13 @@ class PlanSummary:
 def _kind(kind: str, modules: list[ModulePlan]) -> KindPlan:
     ranks = [module.rank for module in modules]
     different = tuple(sorted({module.linear.shape for module in modules}))
-    return KindPlan(kind, len(modules), different, (min(ranks), max(ranks)))
+    experts = max(module.linear.experts for module in modules)
+    return KindPlan(kind, len(modules), different, (min(ranks), max(ranks)), experts)
 
 
 def _cells(kind: KindPlan) -> tuple[str, ...]:
-    return kind.kind, shapes(kind.shapes), str(kind.modules), span(*kind.ranks)
+    count = f"{kind.modules} × {kind.experts}" if kind.experts else str(kind.modules)
+    return kind.kind, shapes(kind.shapes), count, span(*kind.ranks)
 
 
 def _megabytes(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -10,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loragraft.demo.story import RANK
+from loragraft.extraction.ranks import AutoRank, Spectrum
 from loragraft.report.kinds import by_kind, gather
-from loragraft.report.rounding import typical_rank
 from loragraft.wording import percent
 
 if TYPE_CHECKING:
@@ -48,24 +49,46 @@ def _figures(result: DemoResult) -> Table:
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     modules = result.verification.modules
     seconds = {module.name: module.seconds for module in result.extraction.modules}
+    ranks = _ranks_found(modules)
     for figures in by_kind(modules):
         group = [module for module in modules if module.kind == figures.kind]
-        table.add_row(*_cells(figures, group, seconds))
+        table.add_row(*_cells(figures, group, ranks, seconds))
     table.add_section()
-    table.add_row(*_cells(gather("all", modules), modules, seconds), style="bold")
+    table.add_row(*_cells(gather("all", modules), modules, ranks, seconds), style="bold")
     return table
 
 
+def _ranks_found(modules: Sequence[ModuleReport]) -> dict[str, int]:
+    """Return the rank by module that ``--rank auto`` would choose."""
+    spectra = [
+        Spectrum(
+            singular_values=(module.singular_values,),
+            delta_squares=(module.delta_norm**2,),
+            rounding_squares=(((module.rounding_floor or 0.0) * module.delta_norm) ** 2,),
+            optimal_squares=((),),
+            residual_squares=((),),
+            shape=module.shape,
+            group=module.kind,
+        )
+        for module in modules
+    ]
+    most = max(spectrum.available for spectrum in spectra)
+    chosen = AutoRank(most).choose(spectra)
+    return {module.name: rank for module, rank in zip(modules, chosen, strict=True)}
+
+
 def _cells(
-    figures: KindFigures, modules: Sequence[ModuleReport], seconds: Mapping[str, float]
+    figures: KindFigures,
+    modules: Sequence[ModuleReport],
+    ranks: Mapping[str, int],
+    seconds: Mapping[str, float],
 ) -> Iterator[str]:
-    rank = typical_rank(modules)
     yield escape(figures.kind)
     yield str(figures.modules)
     yield percent(figures.energy)
     yield f"{figures.error:.2%}"
     yield "–" if figures.over_optimum is None else f"{figures.over_optimum:.5f}"
-    yield "–" if rank is None else str(rank)
+    yield f"{statistics.median(ranks[module.name] for module in modules):g}"
     yield "–" if figures.bit_exact is None else percent(figures.bit_exact)
     yield f"{1000 * sum(seconds[module.name] for module in modules):.0f}"
 
@@ -86,7 +109,7 @@ def _ending(result: DemoResult) -> Iterator[str]:
         " is part of ΔW, but of no low rank. The optimum is what the best rank-8 matrix can do."
     )
     yield (
-        f"Rank found: how many singular values stand above those that rounding alone would give"
+        "Rank found: what --rank auto would choose from the singular values alone"
         f" (median over the modules, {RANK} being the truth)."
     )
     yield f"Report: {result.directory / 'adapter' / 'report.json'}"

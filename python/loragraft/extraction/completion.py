@@ -1,10 +1,13 @@
-"""What is only needed once the kernels are at work: their results made an adapter."""
+"""What is only needed once the kernels are at work: their results made adapters."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from loragraft.extraction.carried import carry
+from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import (
@@ -19,42 +22,59 @@ from loragraft.extraction.result import Extraction
 from loragraft.extraction.summary import make_report
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from loragraft.destination import Destination
     from loragraft.extraction.computation import Progress
     from loragraft.extraction.plan import ExtractionPlan
-    from loragraft.extraction.spool import Spool
+    from loragraft.extraction.unfinished import Unfinished
     from loragraft.extraction.work import Work
 
 
 def complete(
     plan: ExtractionPlan,
     work: Work,
-    destination: Destination,
-    spool: Spool,
+    destinations: Mapping[str, Destination],
+    unfinished: Unfinished,
     *,
     started: float,
     with_report: bool,
     progress: Progress | None,
 ) -> Extraction:
-    """Collect the results of a plan and write the adapter.
+    """Collect the results of a plan and write its adapters.
 
     Args:
         plan: What is to be done.
         work: The plan in the hands of the kernels.
-        destination: Where the adapter goes.
-        spool: Where its factors lie until all are there.
+        destinations: Where the adapters go, by the suffix of their names.
+        unfinished: Where the factors lie until all are there, and what is finished.
         started: When the run began, by ``time.perf_counter``.
         with_report: Write ``report.json`` too.
         progress: Called from time to time.
     """
     unlike = differences(plan.base, plan.tuned)
-    store = FactorStore(spool)
-    findings = compute(plan, work, store.add, progress)
-    # From here on what is in the directory is no longer the adapter that was there.
-    retire(destination)
-    written = write_tensors(tensors_path(destination), store)
-    seconds = time.perf_counter() - started
-    report = make_report(plan, findings, differences=unlike, bytes_written=written, seconds=seconds)
-    config = config_of(plan, report)
-    write_documents(destination, config, report, with_report=with_report)
-    return Extraction(report=report, output=destination.directory, config=config)
+    store = FactorStore(unfinished.spool)
+    findings = compute(plan, work, store, progress, unfinished)
+    choices = choose(plan, findings)
+    done: list[Extraction] = []
+    for choice in choices:
+        destination = destinations[choice.suffix]
+        # From here on what is in the directory is no longer the adapter that was there.
+        retire(destination)
+        tensors = findings.tensors(choice.ranks)
+        carried = carry(plan, choice, tensors)
+        config = config_of(plan, choice, carried)
+        written = write_tensors(tensors_path(destination), plan, choice, store, carried)
+        report = make_report(
+            plan,
+            findings,
+            choice,
+            carried.told(tensors),
+            before=unlike,
+            after=carried.warnings(config, tensors),
+            bytes_written=written,
+            seconds=time.perf_counter() - started,
+        )
+        write_documents(destination, config, report, with_report=with_report)
+        done.append(Extraction(report=report, output=destination.directory, config=config))
+    return replace(done[-1], smaller=tuple(done[:-1]))

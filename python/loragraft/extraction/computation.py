@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loragraft.errors import NothingToAdaptError
-from loragraft.extraction.findings import Findings
+from loragraft.extraction.findings import Findings, Measurement
 from loragraft.extraction.opaque import compare_opaque
 from loragraft.report.model import Outcome
 from loragraft.wording import counted, shown
@@ -13,47 +13,58 @@ from loragraft.wording import counted, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loragraft import native
-    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+    from loragraft.extraction.factors import FactorStore
+    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.extraction.unfinished import Unfinished
     from loragraft.extraction.work import Work
 
-    #: Takes the factors of one module.
-    Keep = Callable[[ModulePlan, native.ModuleResult], None]
     #: Told what is done, bytes done and bytes in all.
     Progress = Callable[[str, int, int], None]
 
 
-def compute(plan: ExtractionPlan, work: Work, keep: Keep, progress: Progress | None) -> Findings:
+def compute(
+    plan: ExtractionPlan,
+    work: Work,
+    store: FactorStore,
+    progress: Progress | None,
+    unfinished: Unfinished | None = None,
+) -> Findings:
     """Wait for every result and collect it.
 
     Args:
         plan: What is to be done.
         work: The plan in the hands of the kernels.
-        keep: Called with every adapted module and its result, in the order in which they finish.
+        store: Takes the factors.
         progress: Called after every tensor.
+        unfinished: What an earlier run finished; takes what this one finishes.
 
     Raises:
         NothingToAdaptError: No layer differs.
     """
     findings = Findings(plan)
-    modules = {module.pair.name: module for module in plan.modules}
     total = plan.bytes_to_read
 
     def tell() -> None:
         if progress is not None:
             progress("extract", findings.bytes_read, total)
 
-    adapted = 0
-    for pair, result in work:
-        if result.rank:
-            keep(modules[pair.name], result)
-            adapted += 1
-        findings.add(pair, result)
+    for earlier in unfinished.done if unfinished else ():
+        findings.add(earlier.unit, earlier.matrix, earlier.measurement)
+        if earlier.factors is not None:
+            store.place(earlier.unit, earlier.matrix, earlier.factors)
+    for number, matrix, result in work:
+        found = Measurement.of(result)
+        place = None
+        if found.rank:
+            place = store.add(number, matrix, plan.modules[number], result)
+        if unfinished is not None:
+            unfinished.journal.record(number, matrix, found, place)
+        findings.add(number, matrix, found)
         tell()
     for pair, equal in compare_opaque(plan):
         findings.add_opaque(pair, equal=equal)
         tell()
-    if not adapted:
+    if not any(found.rank for found in findings.measurements.values()):
         raise _nothing(plan, findings)
     return findings
 
@@ -61,7 +72,7 @@ def compute(plan: ExtractionPlan, work: Work, keep: Keep, progress: Progress | N
 def _nothing(plan: ExtractionPlan, findings: Findings) -> NothingToAdaptError:
     changed = [
         tensor.name
-        for tensor in findings.tensors()
+        for tensor in findings.tensors([0] * len(plan.modules))
         if tensor.outcome is Outcome.LEFT_OUT and tensor.relative_change != 0.0
     ]
     others = (

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loragraft.adapter.whole_plan import SaveWhole
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.errors import StoppedError
+from loragraft.errors import StoppedError, UsageError
 from loragraft.extraction.options import ExtractOptions
 from loragraft.extraction.plan import make_plan
 from loragraft.extraction.preflight import check_memory
-from loragraft.extraction.ranks import parse_rank
-from loragraft.extraction.spool import Spool
+from loragraft.extraction.ranks import parse_rank, rules
+from loragraft.extraction.unfinished import Unfinished, is_unfinished
 from loragraft.extraction.work import Work
+from loragraft.wording import quoted, shown
 
 if TYPE_CHECKING:
     import os
@@ -44,6 +46,7 @@ def extract(
     output: str | os.PathLike[str] | None = None,
     *,
     rank: int | str = 16,
+    max_rank: int | None = None,
     target_modules: str = "all-linear",
     exclude: str | None = None,
     layers: str | None = None,
@@ -55,7 +58,10 @@ def extract(
     seed: int = 0,
     threads: int | None = None,
     io: str = "auto",
+    moe_layout: str = "peft",
+    save_whole: str = "none",
     force: bool = False,
+    resume: bool = False,
     report: bool = True,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -69,7 +75,10 @@ def extract(
         base: The base checkpoint: a directory, one .safetensors file, or a Hub id.
         tuned: The checkpoint to imitate, of the same architecture.
         output: Directory for the adapter; None keeps the factors in memory.
-        rank: Rank of the adapter; capped where a matrix has no more.
+        rank: Rank of the adapter, capped where a matrix has no more; several such as ``8,16,32``,
+            each written beside the others as ``output-r8`` and so on; or a rule: ``auto``,
+            ``energy=0.95``, ``error=0.05``, ``budget=20M`` (docs/ranks.md).
+        max_rank: Largest rank that a rule may give; None for 128.
         target_modules: ``all-linear``, ``attention``, ``mlp``, ``experts``, suffixes separated by
             commas, or ``re:REGEX``.
         exclude: Layers to leave out, written the same way.
@@ -83,7 +92,12 @@ def extract(
         seed: Of the sketches. The same inputs, options and seed give the same bytes.
         threads: None for one per core.
         io: ``auto``, ``mmap`` or ``pread``.
+        moe_layout: How experts are written: ``peft`` (one parameter for all experts of a block, as
+            PEFT 0.19.1 and later load it), ``peft-legacy`` (PEFT up to 0.18) or ``per-expert``.
+        save_whole: Changed tensors to carry as they are: ``none``, ``norms``, ``embeddings`` or
+            ``all`` (docs/whole-tensors.md). Not with factors in memory.
         force: Replace an adapter in ``output``.
+        resume: Go on with a run that was stopped or killed there; its finished work is kept.
         report: Write ``report.json`` too.
         progress: Called with (what, bytes done, bytes in all) from time to time.
 
@@ -95,11 +109,12 @@ def extract(
         MismatchError: The checkpoints are not of one architecture.
         NothingToAdaptError: They are equal in every chosen layer.
         NonFiniteError: NaN or Inf among the weights.
-        StoppedError: Interrupted; nothing was written.
+        StoppedError: Interrupted; ``resume`` continues.
         UsageError: An option that cannot be used, or an ``output`` that exists.
     """
     options = ExtractOptions(
-        rank=parse_rank(rank),
+        rank=parse_rank(rank, max_rank),
+        rank_text=str(rank),
         selection=parse_selection(target_modules, exclude, layers, experts=experts),
         alpha=alpha,
         dtype=dtype,
@@ -108,6 +123,8 @@ def extract(
         seed=seed,
         threads=threads,
         io=io,
+        moe_layout=moe_layout,
+        save_whole=_save_whole(save_whole),
     )
     plan = plan_extraction(base, tuned, options)
     if output is None:
@@ -115,7 +132,17 @@ def extract(
 
         with _stoppable():
             return run_in_memory(plan, progress)
-    return run_plan(plan, Path(output), force=force, with_report=report, progress=progress)
+    return run_plan(
+        plan, Path(output), force=force, resume=resume, with_report=report, progress=progress
+    )
+
+
+def _save_whole(text: str) -> SaveWhole:
+    try:
+        return SaveWhole(text)
+    except ValueError:
+        known = ", ".join(SaveWhole)
+        raise UsageError(f"--save-whole {quoted(text)}: expected one of {known}") from None
 
 
 def run_plan(
@@ -123,30 +150,43 @@ def run_plan(
     output: Path,
     *,
     force: bool = False,
+    resume: bool = False,
     with_report: bool = True,
     progress: Progress | None = None,
 ) -> Extraction:
     """Carry a plan out and write the adapter; see `extract`."""
     started = time.perf_counter()
     inputs = [plan.base.directory, plan.tuned.directory]
-    check_destination(output, inputs, force=force)
+    outputs = {
+        suffix: output.with_name(output.name + suffix) for suffix, _ in rules(plan.options.rank)
+    }
+    first = next(iter(outputs.values()))
+    if is_unfinished(first) and not (force or resume):
+        raise UsageError(
+            f"{shown(first)}: holds a run that was not finished; --resume continues it, --force"
+            " starts again"
+        )
+    for directory in outputs.values():
+        check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))
     check_memory(plan)
-    # The factors lie on disk twice while they are put in order.
-    check_space(output, 2 * plan.largest_result)
-    with (
-        _stoppable(),
-        Destination(output, force) as destination,
-        Spool(destination.directory) as spool,
-        Work(plan) as work,
-    ):
+    # The factors lie on disk twice while they are put in order, and once for every rank.
+    check_space(output, (1 + len(outputs)) * plan.largest_result)
+    with ExitStack() as stack:
+        stack.enter_context(_stoppable())
+        destinations = {
+            suffix: stack.enter_context(Destination(directory, force or resume))
+            for suffix, directory in outputs.items()
+        }
+        unfinished = stack.enter_context(Unfinished(first, plan, resume=resume))
+        work = stack.enter_context(Work(plan, unfinished.done))
         # The kernels are at work by now, and what follows them is loaded meanwhile.
         from loragraft.extraction.completion import complete  # noqa: PLC0415
 
         return complete(
             plan,
             work,
-            destination,
-            spool,
+            destinations,
+            unfinished,
             started=started,
             with_report=with_report,
             progress=progress,

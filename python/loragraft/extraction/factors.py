@@ -7,56 +7,92 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from loragraft.number_formats import DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from loragraft import native
     from loragraft.extraction.plan import ModulePlan
     from loragraft.extraction.spool import Extent, Spool
 
 
-class StoredFactors(NamedTuple):
-    """Where a module's factors lie in the spool; rows and columns are PEFT's out and in."""
+class SpooledFactors(NamedTuple):
+    """Where the factors of one matrix lie in the spool, all triplets that were computed."""
 
     dtype: str
     rank: int
-    rows: int
-    columns: int
     lora_a: Extent
     lora_b: Extent
 
 
 class FactorStore:
-    """Factors by module name, spooled to disk.
-
-    Attributes:
-        modules: What has been taken so far.
-    """
+    """Factors by module and matrix, spooled to disk."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self.modules: dict[str, StoredFactors] = {}
+        self._places: dict[int, dict[int, SpooledFactors]] = {}
 
-    def add(self, module: ModulePlan, result: native.ModuleResult) -> None:
-        """Take the factors of one result."""
+    def add(
+        self, number: int, matrix: int, module: ModulePlan, result: native.ModuleResult
+    ) -> SpooledFactors:
+        """Take the factors of one result; return where they lie.
+
+        Args:
+            number: Of the module in the plan.
+            matrix: Which of its matrices.
+            module: The module.
+            result: With factors.
+        """
         a, b = oriented(module, result)
-        rows, columns = module.linear.shape
-        self.modules[module.linear.name] = StoredFactors(
-            result.dtype, result.rank, rows, columns, self._spool.append(a), self._spool.append(b)
+        place = SpooledFactors(
+            result.dtype, result.rank, self._spool.append(a), self._spool.append(b)
         )
+        self.place(number, matrix, place)
+        return place
 
-    def read(self, extent: Extent) -> bytes:
-        """Return the bytes of one factor."""
-        return self._spool.read(extent)
+    def place(self, number: int, matrix: int, factors: SpooledFactors) -> None:
+        """Take factors that lie in the spool already."""
+        self._places.setdefault(number, {})[matrix] = factors
+
+    def dtype(self, number: int) -> str:
+        """Return the format in which a module is written: one that holds all of it exactly."""
+        found = {place.dtype for place in self._places.get(number, {}).values()}
+        if not found:
+            return "F16"
+        return found.pop() if len(found) == 1 else "F32"
+
+    def as_computed(self, number: int, module: ModulePlan, rank: int) -> tuple[bytes, bytes] | None:
+        """Return (A, B) of a single matrix whose factors have just that rank, None of others."""
+        if module.linear.experts or self._places[number][0].rank != rank:
+            return None
+        _, _, a, b = next(self.read(number))
+        return a, b
+
+    def read(self, number: int) -> Iterator[tuple[int, SpooledFactors, bytes, bytes]]:
+        """Yield (matrix, format, A, B) of every matrix of a module that has factors, in order."""
+        for matrix, place in sorted(self._places.get(number, {}).items()):
+            yield matrix, place, self._spool.read(place.lora_a), self._spool.read(place.lora_b)
+
+
+def flipped(module: ModulePlan) -> bool:
+    """Say whether PEFT's A comes from the rows of the matrices that are factored.
+
+    The kernels factor matrices as they are stored. Where that is ``[in, out]``, the roles of the
+    factors change: (L R)ᵀ = Rᵀ Lᵀ; and again where PEFT takes the parameter the other way round.
+    """
+    return module.transposed != module.linear.address.swapped
+
+
+def peft_shape(module: ModulePlan) -> tuple[int, int]:
+    """Return what PEFT calls ``(out, in)`` of a module's matrices."""
+    out, into = module.linear.shape
+    return (into, out) if module.linear.address.swapped else (out, into)
 
 
 def oriented(module: ModulePlan, result: native.ModuleResult) -> tuple[bytes, bytes]:
-    """Return (A, B) in PEFT's orientation, row by row.
-
-    The kernels factor the tensor as it is stored. Where that is ``[in, out]``, the roles of the
-    factors change: (L R)ᵀ = Rᵀ Lᵀ.
-    """
+    """Return (A, B) in PEFT's orientation, row by row."""
     left, right = result.lora_b, result.lora_a
-    if not module.linear.transposed:
+    if not flipped(module):
         return right, left
-    out, into = module.linear.shape
+    out, into = peft_shape(module)
     item = DTYPES[result.dtype].bits // 8
     return (
         _transposed(left, into, result.rank, item),

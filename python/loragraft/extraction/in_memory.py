@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from loragraft.adapter.whole_plan import WholePlan
+from loragraft.extraction.assembly import assemble
+from loragraft.extraction.carried import Carried
+from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
-from loragraft.extraction.factors import oriented
+from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import config_of
 from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.result import Extraction
+from loragraft.extraction.spool import Spool
 from loragraft.extraction.summary import make_report
 from loragraft.extraction.work import Work
-from loragraft.number_formats import DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
     from numpy.typing import NDArray
 
-    from loragraft import native
+    from loragraft.extraction.choice import Choice
     from loragraft.extraction.computation import Progress
-    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+    from loragraft.extraction.plan import ExtractionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,9 @@ class Factors:
     """The LoRA factors of one module: ΔW ≈ (alpha / rank)·B·A.
 
     Attributes:
-        lora_A: Shape ``(rank, in)``; bfloat16 as ``uint16`` bit patterns.
-        lora_B: Shape ``(out, rank)``.
+        lora_A: Shape ``(rank, in)``; bfloat16 as ``uint16`` bit patterns. Of experts, packed as
+            PEFT does: ``(experts * rank, in)``, by expert.
+        lora_B: Shape ``(out, rank)``; of experts ``(out, rank * experts)``, by rank.
         dtype: Safetensors code of both.
         alpha: Alpha of the module.
     """
@@ -41,38 +47,37 @@ class Factors:
     dtype: str
     alpha: float
 
-    @classmethod
-    def of(cls, module: ModulePlan, result: native.ModuleResult, scaling: float) -> Factors:
-        """Make arrays of the factors of one result."""
-        storage, (rows, columns) = DTYPES[result.dtype].storage, module.linear.shape
-        a, b = (np.frombuffer(data, dtype=storage) for data in oriented(module, result))
-        return cls(
-            a.reshape(result.rank, columns),
-            b.reshape(rows, result.rank),
-            result.dtype,
-            scaling * result.rank,
-        )
-
 
 def run_in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction:
     """Carry a plan out and keep the factors; see `extract`."""
     start = time.perf_counter()
     check_memory(plan)
-    kept: dict[str, Factors] = {}
-
-    def keep(module: ModulePlan, result: native.ModuleResult) -> None:
-        kept[module.linear.name] = Factors.of(module, result, plan.options.scaling)
-
-    with Work(plan) as work:
+    with Spool.in_memory() as spool, Work(plan) as work:
+        store = FactorStore(spool)
         unlike = differences(plan.base, plan.tuned)
-        findings = compute(plan, work, keep, progress)
-    written = sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values())
-    seconds = time.perf_counter() - start
-    report = make_report(plan, findings, differences=unlike, bytes_written=written, seconds=seconds)
-    order = [module.linear.name for module in plan.modules if module.linear.name in kept]
-    return Extraction(
-        report=report,
-        output=None,
-        factors={name: kept[name] for name in order},
-        config=config_of(plan, report),
-    )
+        findings = compute(plan, work, store, progress)
+        done = []
+        for choice in choose(plan, findings):
+            kept = dict(_factors(plan, choice, store))
+            tensors = findings.tensors(choice.ranks)
+            config = config_of(plan, choice, Carried(WholePlan()))
+            report = make_report(
+                plan,
+                findings,
+                choice,
+                tensors,
+                before=unlike,
+                bytes_written=sum(f.lora_A.nbytes + f.lora_B.nbytes for f in kept.values()),
+                seconds=time.perf_counter() - start,
+            )
+            done.append(Extraction(report=report, output=None, factors=kept, config=config))
+    return replace(done[-1], smaller=tuple(done[:-1]))
+
+
+def _factors(
+    plan: ExtractionPlan, choice: Choice, store: FactorStore
+) -> Iterator[tuple[str, Factors]]:
+    for number, module, rank in choice.written(plan):
+        a, b = assemble(store, number, module, rank)
+        alpha = plan.options.scaling * rank
+        yield module.linear.name, Factors(a, b, store.dtype(number), alpha)

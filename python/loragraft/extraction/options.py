@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from loragraft.adapter.whole_plan import SaveWhole
 from loragraft.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Values of ``--dtype`` and the safetensors codes that they stand for.
 FACTOR_DTYPES: Final = {"auto": "auto", "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+MOE_LAYOUTS: Final = ("peft", "peft-legacy", "per-expert")
 _IO: Final = ("auto", "mmap", "pread")
 
 
@@ -31,6 +33,10 @@ class ExtractOptions:
         seed: Of the sketches.
         threads: None for one per core.
         io: ``mmap``, ``pread``, or ``auto`` (a map unless the file lies on a network).
+        moe_layout: How experts are written: ``peft`` (one parameter for all, PEFT 0.19.1 and
+            later), ``peft-legacy`` (PEFT up to 0.18), or ``per-expert`` (each a module).
+        rank_text: The rank rule as it was written.
+        save_whole: Which other tensors are carried as they are.
     """
 
     rank: RankRule
@@ -42,12 +48,17 @@ class ExtractOptions:
     seed: int = 0
     threads: int | None = None
     io: str = "auto"
+    moe_layout: str = "peft"
+    rank_text: str = ""
+    save_whole: SaveWhole = SaveWhole.NONE
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"--alpha {self.alpha}: expected a positive number")
         if self.dtype not in FACTOR_DTYPES:
             raise UsageError(f"--dtype {self.dtype}: expected {', '.join(FACTOR_DTYPES)}")
+        if self.moe_layout not in MOE_LAYOUTS:
+            raise UsageError(f"--moe-layout {self.moe_layout}: expected {', '.join(MOE_LAYOUTS)}")
         if self.io not in _IO:
             raise UsageError(f"--io {self.io}: expected {', '.join(_IO)}")
         if not 0 <= self.oversampling <= 4096:

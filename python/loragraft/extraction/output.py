@@ -7,26 +7,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.adapter.peft_config import (
     CONFIG_FILE,
+    LAYOUT_KEY,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
-    factor_keys,
+    keys_of,
     task_type,
 )
+from loragraft.adapter.whole_plan import read_spans
+from loragraft.architecture.families import family_of
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
+from loragraft.extraction.factors import peft_shape
 from loragraft.natural_order import natural_key
 from loragraft.report.card import model_card
 from loragraft.safetensors_writer import SafetensorsWriter
+from loragraft.tensor_bytes import TensorBytes
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from loragraft.destination import Destination
+    from loragraft.extraction.carried import Carried
+    from loragraft.extraction.choice import Choice
     from loragraft.extraction.factors import FactorStore
-    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
     from loragraft.report.model import Report
 
 
@@ -49,47 +59,80 @@ def retire(destination: Destination) -> None:
             raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
 
 
-def write_tensors(path: Path, store: FactorStore) -> int:
-    """Write the factors of every module, in natural order of their names.
+def write_tensors(
+    path: Path, plan: ExtractionPlan, choice: Choice, store: FactorStore, carried: Carried
+) -> int:
+    """Write the factors of every chosen module, in natural order of their names, and the rest.
 
     Returns:
         The size of the file in bytes.
     """
-    layout, sources = [], []
-    for name in sorted(store.modules, key=natural_key):
-        stored = store.modules[name]
-        key_a, key_b = factor_keys(name)
-        layout += [
-            (key_a, stored.dtype, (stored.rank, stored.columns)),
-            (key_b, stored.dtype, (stored.rows, stored.rank)),
-        ]
-        sources += [(key_a, stored.lora_a), (key_b, stored.lora_b)]
-    with SafetensorsWriter(path, layout, {"format": "pt"}) as writer:
-        for key, extent in sources:
-            writer.write(key, store.read(extent))
+    written = sorted(choice.written(plan), key=lambda item: natural_key(item[1].linear.name))
+    layout: list[tuple[str, str, tuple[int, ...]]] = []
+    keys = keys_of(module.linear.address for _, module, _ in written)
+    for number, module, rank in written:
+        key_a, key_b = keys[module.linear.address]
+        (out, into), code = peft_shape(module), store.dtype(number)
+        width = rank * len(module.unit.base)
+        layout += [(key_a, code, (width, into)), (key_b, code, (out, width))]
+    layout += [(tensor.key, tensor.dtype, tensor.shape) for tensor in carried.whole.tensors]
+    notes = {"format": "pt"}
+    if any(module.linear.experts for _, module, _ in written):
+        notes[LAYOUT_KEY] = plan.options.moe_layout
+    with SafetensorsWriter(path, layout, notes) as writer:
+        for number, module, rank in written:
+            key_a, key_b = keys[module.linear.address]
+            lora_a, lora_b = _factors(store, number, module, rank)
+            writer.write(key_a, lora_a)
+            writer.write(key_b, lora_b)
+        with TensorBytes() as reader:
+            for tensor in carried.whole.tensors:
+                for start, part in read_spans(reader, tensor):
+                    writer.write_part(tensor.key, part, start)
         return writer.nbytes
 
 
-def config_of(plan: ExtractionPlan, report: Report) -> dict[str, Any]:
+def _factors(
+    store: FactorStore, number: int, module: ModulePlan, rank: int
+) -> tuple[bytes, bytes] | tuple[NDArray[np.generic], NDArray[np.generic]]:
+    found = store.as_computed(number, module, rank)
+    if found is not None:
+        return found
+    from loragraft.extraction.assembly import assemble  # noqa: PLC0415 -- needs NumPy
+
+    return assemble(store, number, module, rank)
+
+
+def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[str, Any]:
     """Return the adapter_config.json of an extraction.
 
     The scaling is the same in every module, so that engines which know one global alpha / r
     scale modules of smaller rank rightly too.
     """
-    transposed = {module.linear.name: module.linear.transposed for module in plan.modules}
+    scaling = plan.options.scaling
     written = [
-        WrittenModule(module.name, module.rank, module.alpha, transposed[module.name])
-        for module in report.modules
+        WrittenModule(
+            module.linear.name,
+            rank,
+            scaling * rank,
+            module.linear.transposed,
+            module.linear.address,
+        )
+        for _, module, rank in choice.written(plan)
     ]
     rank = max(module.rank for module in written)
-    return adapter_config(
+    family = family_of(plan.base.config)
+    config = adapter_config(
         written,
         base_model=plan.base.reference,
         rank=rank,
-        alpha=plan.options.scaling * rank,
-        all_linear_names=plan.known_linears,
+        alpha=scaling * rank,
+        all_linear_names=plan.known_modules,
         task_type=task_type(plan.base.config),
+        has_experts=bool(family.experts),
+        knows_all=not family.splits,
     )
+    return {**config, **carried.whole.config}
 
 
 def write_documents(

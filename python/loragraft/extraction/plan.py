@@ -9,12 +9,15 @@ from loragraft.architecture.modules import LinearModule, take_inventory
 from loragraft.architecture.selection import select
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.extraction.options import FACTOR_DTYPES
-from loragraft.number_formats import WEIGHT_DTYPES
+from loragraft.extraction.unit import Unit
+from loragraft.number_formats import VALUE_DTYPES
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from loragraft.alignment import Alignment
+    from loragraft.architecture.modules import Inventory
     from loragraft.checkpoint import Checkpoint
     from loragraft.extraction.options import ExtractOptions
 
@@ -24,17 +27,24 @@ _SHOWN: Final = 3
 
 
 class ModulePlan(NamedTuple):
-    """One linear layer to factor.
+    """One weight to factor.
 
     Attributes:
-        linear: The layer.
-        pair: Its weight on both sides.
-        rank: Triplets to compute; below the rank asked for where the matrix has no more.
+        linear: The module, as BASE stores it.
+        unit: Its matrices on both sides.
+        transposed: The matrices are ``[in, out]``.
+        rank: Triplets to compute of each; below the rank asked for where a matrix has no more.
     """
 
     linear: LinearModule
-    pair: TensorPair
+    unit: Unit
+    transposed: bool
     rank: int
+
+    @property
+    def parameters_per_rank(self) -> int:
+        """Numbers in the factors of rank 1, all experts together."""
+        return sum(self.linear.shape) * len(self.unit.base)
 
 
 class ExtractionPlan(NamedTuple):
@@ -43,10 +53,10 @@ class ExtractionPlan(NamedTuple):
     Attributes:
         base: The base checkpoint.
         tuned: The tuned checkpoint.
-        modules: Layers to factor, in the base's order.
-        measured: Other pairs whose change is measured and reported, with the reason.
+        modules: Weights to factor, in the base's order.
+        measured: Other weights whose change is measured and reported, with the reason.
         untouched: Tensors that cannot be compared, with the reason.
-        known_linears: Names of all linear layers of the base.
+        known_modules: Paths of all modules of the base that have tensors.
         capped: Modules whose rank is below the one asked for.
         options: The options.
     """
@@ -54,10 +64,15 @@ class ExtractionPlan(NamedTuple):
     base: Checkpoint
     tuned: Checkpoint
     modules: tuple[ModulePlan, ...]
-    measured: tuple[tuple[TensorPair, str], ...]
+    measured: tuple[tuple[Unit, str], ...]
     untouched: tuple[tuple[TensorPair, str], ...]
-    known_linears: tuple[str, ...]
+    known_modules: frozenset[str]
     options: ExtractOptions
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Everything that is computed, the modules first."""
+        return (*(module.unit for module in self.modules), *(unit for unit, _ in self.measured))
 
     @property
     def capped(self) -> tuple[ModulePlan, ...]:
@@ -72,14 +87,13 @@ class ExtractionPlan(NamedTuple):
     @property
     def bytes_to_read(self) -> int:
         """Bytes of tensor data on both sides that will be compared."""
-        pairs = [*(m.pair for m in self.modules), *(p for p, _ in self.measured), *self.opaque]
-        return sum(pair.nbytes for pair in pairs)
+        return sum(unit.nbytes for unit in self.units) + sum(pair.nbytes for pair in self.opaque)
 
     @property
     def largest_result(self) -> int:
         """Bytes of factors if every module differs and takes its full rank."""
         size = 4 if FACTOR_DTYPES[self.options.dtype] == "F32" else 2
-        return sum(size * m.rank * sum(m.linear.shape) for m in self.modules)
+        return sum(size * m.rank * m.parameters_per_rank for m in self.modules)
 
 
 def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> ExtractionPlan:
@@ -90,20 +104,27 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         NothingToAdaptError: No layer is left to adapt.
         UsageError: The selection names what does not exist.
     """
-    inventory = take_inventory(base)
-    _check_same_model(base, tuned, {linear.tensor for linear in inventory.linears})
-    chosen, left_out = select(inventory, options.selection)
-    by_tensor = {linear.tensor: linear for linear in chosen}
+    ours = take_inventory(base, options.moe_layout)
+    theirs = take_inventory(tuned, options.moe_layout, fallback=base.config)
+    chosen, left_out = select(ours, options.selection)
+    alignment = align(base, tuned, ours, theirs)
+    _check_same_model(base, tuned, ours, alignment)
+    wanted = {linear.name for linear in chosen}
     modules, measured, untouched = [], [], []
-    for pair in align(base, tuned, inventory):
-        why = pair.why or _why_uncomputable(pair)
-        linear = by_tensor.get(pair.name)
-        if why:
-            untouched.append((pair, why))
-        elif linear is None:
-            measured.append((pair, left_out[pair.name]))
+    for pair in alignment.modules:
+        unit, transposed = Unit.of_modules(pair)
+        if pair.base.name in wanted:
+            rank = min(options.rank.most, *pair.base.shape)
+            modules.append(ModulePlan(pair.base, unit, transposed, rank))
         else:
-            modules.append(ModulePlan(linear, pair, min(options.rank.most, *linear.shape)))
+            measured.append((unit, left_out[pair.base.tensor]))
+    for other in alignment.others:
+        why = other.why or _why_uncomputable(other)
+        if why:
+            untouched.append((other, why))
+        else:
+            reason = left_out.get(other.name, "not comparable as the weight of a module")
+            measured.append((Unit.of_tensors(other), reason))
     if not modules:
         raise NothingToAdaptError(
             f"none of the {len(chosen)} chosen layers can be compared, the first because:"
@@ -115,7 +136,7 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         tuple(modules),
         tuple(measured),
         tuple(untouched),
-        tuple(linear.name for linear in inventory.linears),
+        ours.paths,
         options,
     )
 
@@ -133,23 +154,26 @@ def _why_uncomputable(pair: TensorPair) -> str:
     if pair.base is None or pair.tuned is None:
         return pair.why
     for side, entry in (("BASE", pair.base), ("TUNED", pair.tuned)):
-        if entry.dtype not in WEIGHT_DTYPES:
+        if entry.dtype not in VALUE_DTYPES:
             return f"{entry.dtype} in {side} is not computed with"
     if 0 in pair.base.shape:
         return "empty"
     return ""
 
 
-def _check_same_model(base: Checkpoint, tuned: Checkpoint, linear_tensors: set[str]) -> None:
+def _check_same_model(
+    base: Checkpoint, tuned: Checkpoint, ours: Inventory, alignment: Alignment
+) -> None:
     """Refuse checkpoints that share few layers: differences of different models mean nothing."""
-    only_base = [name for name in base.tensors if name not in tuned.tensors]
-    only_tuned = [name for name in tuned.tensors if name not in base.tensors]
-    common = [name for name in linear_tensors if name in tuned.tensors]
-    if linear_tensors and len(common) >= _LEAST_COMMON * len(linear_tensors):
+    weights = {linear.tensor for linear in ours.linears}
+    # What cannot be computed with, or has another vocabulary, is still the same layer.
+    common, count = len(alignment.modules), len(weights)
+    common += sum(pair.name in weights and None not in pair[1:3] for pair in alignment.others)
+    if count and common >= _LEAST_COMMON * count:
         return
     sides: Mapping[str, tuple[Checkpoint, list[str]]] = {
-        "TUNED": (tuned, only_base),
-        "BASE": (base, only_tuned),
+        "TUNED": (tuned, [name for name in base.tensors if name not in tuned.tensors]),
+        "BASE": (base, [name for name in tuned.tensors if name not in base.tensors]),
     }
     lacks = "; ".join(
         f"{side} ({shown(checkpoint.reference)}) lacks {', '.join(names[:_SHOWN])}"
@@ -158,6 +182,6 @@ def _check_same_model(base: Checkpoint, tuned: Checkpoint, linear_tensors: set[s
         if names
     )
     raise MismatchError(
-        f"the two checkpoints share {len(common)} of {len(linear_tensors)} linear layers of BASE:"
+        f"the two checkpoints share {common} of {count} linear layers of BASE:"
         f" {lacks or 'BASE has no linear layer'}; give two checkpoints of one architecture"
     )

@@ -22,9 +22,11 @@ class Extraction:
         output: The adapter's directory, None when nothing was written.
         factors: Factors by module name when nothing was written, else empty.
         config: The adapter's ``adapter_config.json``.
+        smaller: The same at the smaller ranks, where several were asked for.
     """
 
     report: Report
     output: Path | None
     factors: Mapping[str, Factors] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    smaller: tuple[Extraction, ...] = ()

@@ -1,4 +1,4 @@
-"""Factors on their way to the adapter file: kept in memory or in an unnamed temporary file.
+"""Factors on their way to the adapter file, in a temporary file.
 
 Results come in any order and their ranks are known late, whereas the adapter file wants its layout
 first. The spool lies between, so that memory does not grow with the adapter.
@@ -7,38 +7,60 @@ first. The spool lies between, so that memory does not grow with the adapter.
 from __future__ import annotations
 
 import os
+import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.errors import FormatError
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Self
 
 
 class Extent(NamedTuple):
-    """Where a piece lies in the spool."""
+    """Where a piece lies in the spool, and its CRC-32."""
 
     offset: int
     length: int
+    checksum: int
 
 
 class Spool:
-    """An append-only temporary file that has no name and vanishes with the process."""
+    """An append-only file."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open the spool on the file system of ``directory``, which must exist.
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+        self._end = os.fstat(fd).st_size
+
+    @classmethod
+    def at(cls, path: Path, *, keep: bool = False) -> Self:
+        """Open a spool, empty unless what it holds is to be kept.
 
         Raises:
-            FormatError: The directory cannot be written to.
+            FormatError: The file cannot be written.
         """
-        self._where = directory
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
         try:
-            self._fd = _unnamed_file(directory)
+            return cls(path, os.open(path, flags, 0o600))
         except OSError as error:
-            raise FormatError(f"{shown(directory)}: cannot be written: {reason(error)}") from error
-        self._end = 0
+            raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """Open a spool that lies in memory."""
+        return cls(Path("memory"), os.memfd_create("factors", os.MFD_CLOEXEC))
+
+    def holds(self, extent: Extent) -> bool:
+        """Say whether a piece is there as it was stored.
+
+        Raises:
+            FormatError: The disk fails.
+        """
+        if extent.offset < 0 or not 0 <= extent.length <= self._end - extent.offset:
+            return False
+        return zlib.crc32(self.read(extent)) == extent.checksum
 
     def append(self, data: bytes) -> Extent:
         """Store a piece and return where it lies.
@@ -46,7 +68,7 @@ class Spool:
         Raises:
             FormatError: The disk is full or fails.
         """
-        extent = Extent(self._end, len(data))
+        extent = Extent(self._end, len(data), zlib.crc32(data))
         rest = memoryview(data)
         try:
             while rest:
@@ -54,7 +76,7 @@ class Spool:
                 rest, self._end = rest[count:], self._end + count
         except OSError as error:
             raise FormatError(
-                f"{shown(self._where)}: cannot be written: {reason(error)}; free some space"
+                f"{shown(self._path)}: cannot be written: {reason(error)}; free some space"
             ) from error
         return extent
 
@@ -69,11 +91,11 @@ class Spool:
             while offset < end:
                 piece = os.pread(self._fd, end - offset, offset)
                 if not piece:
-                    raise FormatError(f"{shown(self._where)}: the temporary file was cut short")
+                    raise FormatError(f"{shown(self._path)}: the temporary file was cut short")
                 pieces.append(piece)
                 offset += len(piece)
         except OSError as error:
-            raise FormatError(f"{shown(self._where)}: cannot be read: {reason(error)}") from error
+            raise FormatError(f"{shown(self._path)}: cannot be read: {reason(error)}") from error
         return b"".join(pieces)
 
     def __enter__(self) -> Self:
@@ -81,15 +103,3 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-def _unnamed_file(directory: Path) -> int:
-    """Return the descriptor of a new file without a name."""
-    try:
-        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError:
-        # Not every file system can do so; elsewhere the name is taken away at once.
-        from tempfile import TemporaryFile  # noqa: PLC0415
-
-        with TemporaryFile(dir=directory, buffering=0) as file:
-            return os.dup(file.fileno())

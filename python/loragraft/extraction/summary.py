@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from loragraft.extraction.module_rows import module_rows
+from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.extraction.recognition import recognise
+from loragraft.extraction.spectra import other_tensors, units
 from loragraft.extraction.verdict import verdict, warnings
 from loragraft.report.model import Report, Summary, count_outcomes, total_energy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loragraft.extraction.choice import Choice
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.report.model import TensorReport
 
 
 def make_report(
     plan: ExtractionPlan,
     findings: Findings,
+    choice: Choice,
+    tensors: tuple[TensorReport, ...],
     *,
-    differences: Sequence[str],
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
     bytes_written: int,
     seconds: float,
 ) -> Report:
@@ -27,15 +36,19 @@ def make_report(
     Args:
         plan: What was done.
         findings: What was found.
-        differences: Of the configurations and tokenizers.
+        choice: The ranks that were written.
+        tensors: What became of every tensor.
+        before: Warnings to begin with, of the configurations and tokenizers.
+        after: Warnings to end with.
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
     """
-    tensors, modules = findings.tensors(), findings.modules()
+    modules = module_rows(findings, choice.ranks)
     energy, error = total_energy(modules)
     options = plan.options
+    recognised = recognise(units(plan, findings), other_tensors(plan, tensors))
     summary = Summary(
-        verdict=verdict(modules, energy, error),
+        verdict=f"{recognised.sentence}; {verdict(modules, energy, error)}",
         counts=count_outcomes(tensors),
         bytes_read=findings.bytes_read,
         bytes_written=bytes_written,
@@ -43,15 +56,17 @@ def make_report(
         energy=energy,
         error=error,
         warnings=(
-            *differences,
+            *before,
             *warnings(plan, tensors, modules),
+            *after,
         ),
     )
     inputs = {
         "base": plan.base.reference,
         "tuned": plan.tuned.reference,
-        "rank": options.rank.most,
-        "alpha": options.scaling * options.rank.most,
+        "rank": max(choice.ranks),
+        "rank_rule": options.rank_text,
+        "alpha": options.scaling * max(choice.ranks),
         "dtype": options.dtype,
         "target_modules": list(options.selection.target_modules),
         "exclude": list(options.selection.exclude),
@@ -61,4 +76,6 @@ def make_report(
         "power_iterations": options.power_iterations,
         "seed": options.seed,
     }
-    return Report("extract", inputs, summary, tensors, modules)
+    item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
+    extra = {"recognition": recognised.to_json(item)}
+    return Report("extract", inputs, summary, tensors, modules, extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import Role
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.report.model import Outcome
@@ -39,6 +40,7 @@ def warnings(
         *_unrelated(modules),
         *_capped(plan),
         *_tied_head(plan),
+        *_single_experts(plan),
         *_large_changes(tensors),
         *_one_sided(tensors),
         *_opaque(tensors),
@@ -67,6 +69,20 @@ def _tied_head(plan: ExtractionPlan) -> list[str]:
     return [
         f"{name} is tied to the embedding (config.json): merging the adapter changes both"
         for name in heads
+    ]
+
+
+def _single_experts(plan: ExtractionPlan) -> list[str]:
+    """Warn of experts one by one where PEFT knows them only together."""
+    layouts = family_of(plan.base.config).experts
+    single = any(module.linear.role is Role.EXPERTS for module in plan.modules)
+    if plan.options.moe_layout != "per-expert" or not single:
+        return []
+    if not layouts or all(layout.peft_reads_per_expert for layout in layouts):
+        return []
+    return [
+        "PEFT does not load adapters of single experts for this model type: --moe-layout peft"
+        " makes one that it does load"
     ]
 
 

@@ -1,57 +1,68 @@
-"""Runs a plan on the native kernels and hands out what was found, module by module."""
+"""Runs a plan on the native kernels and hands out what was found, matrix by matrix."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft import native
 from loragraft.errors import LoragraftError
+from loragraft.extraction.matrices import MatrixFactory
 from loragraft.extraction.options import FACTOR_DTYPES
-from loragraft.extraction.ranks import Spectrum
-from loragraft.input_file import InputFile, changed
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-    from loragraft.alignment import TensorPair
-    from loragraft.checkpoint import TensorEntry
-    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+    from loragraft.extraction.journal import Done
+    from loragraft.extraction.plan import ExtractionPlan
 
 # How often control returns to Python while the kernels work, in seconds: Ctrl-C is seen then.
 _POLL = 0.1
 
 
-class Work:
-    """The pairs of a plan as tasks of the native batch.
+class Finished(NamedTuple):
+    """One matrix that the kernels are done with.
 
-    Iterating yields (pair, result) in the order in which they finish. Leaving the context stops
-    the kernels and waits for them.
+    Attributes:
+        unit: Which of the plan's units.
+        matrix: Which of its matrices.
+        result: What was found.
     """
 
-    def __init__(self, plan: ExtractionPlan) -> None:
+    unit: int
+    matrix: int
+    result: native.ModuleResult
+
+
+class Work:
+    """The units of a plan as tasks of the native batch, less what is done already.
+
+    Iterating yields results in the order in which they finish. Leaving the context stops the
+    kernels and waits for them.
+    """
+
+    def __init__(self, plan: ExtractionPlan, done: Iterable[Done] = ()) -> None:
         self._plan = plan
-        self._files: dict[Path, native.MappedFile] = {}
-        self._modules = plan.modules
-        self._pairs = [module.pair for module in plan.modules]
-        self._pairs += [pair for pair, _ in plan.measured]
+        finished = {(one.unit, one.matrix) for one in done}
+        self._matrices = MatrixFactory(plan.options.io)
         options = plan.options
-        rule = options.rank
+        self._places = [
+            (number, matrix)
+            for number, unit in enumerate(plan.units)
+            for matrix in range(len(unit.base))
+            if (number, matrix) not in finished
+        ]
         self._batch = native.Batch(
-            tasks=[self._task(module.pair, module) for module in plan.modules]
-            + [self._task(pair, None) for pair, _ in plan.measured],
+            tasks=list(self._tasks()),
             oversampling=options.oversampling,
             power_iterations=options.power_iterations,
             dtype=FACTOR_DTYPES[options.dtype],
-            choose_rank=None if rule.fixed else self._choose_rank,
             threads=native.resolve_threads(options.threads),
+            choose_rank=None,
         )
 
-    def __iter__(self) -> Iterator[tuple[TensorPair, native.ModuleResult]]:
+    def __iter__(self) -> Iterator[Finished]:
         while not self._batch.exhausted:
             try:
                 finished = self._batch.next(_POLL)
@@ -60,7 +71,7 @@ class Work:
                 raise type(error)(shown(str(error))) from None
             if finished is not None:
                 index, result = finished
-                yield self._pairs[index], result
+                yield Finished(*self._places[index], result)
 
     def __enter__(self) -> Work:
         return self
@@ -68,43 +79,19 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._batch.close()
 
-    def _choose_rank(
-        self, index: int, values: list[float], delta_square: float, rounding_square: float
-    ) -> int:
-        return self._plan.options.rank.choose(
-            Spectrum(tuple(values), delta_square, rounding_square)
-        )
-
-    def _task(self, pair: TensorPair, module: ModulePlan | None) -> native.ModuleTask:
-        assert pair.base is not None
-        assert pair.tuned is not None
-        options = self._plan.options
-        return native.ModuleTask(
-            name=pair.name,
-            base=self._matrix(pair.base),
-            tuned=self._matrix(pair.tuned),
-            rank=0 if module is None else module.rank,
-            key=sketch_key(options.seed, pair.name),
-            scaling=options.scaling,
-        )
-
-    def _matrix(self, entry: TensorEntry) -> native.StoredMatrix:
-        file = self._files.get(entry.path)
-        if file is None:
-            file = native.MappedFile(os.fsencode(entry.path), self._plan.options.io)
-            _check_identity(entry)
-            self._files[entry.path] = file
-        columns = entry.shape[-1] if entry.shape else 1
-        return native.StoredMatrix(
-            file, entry.offset, entry.dtype, math.prod(entry.shape) // columns, columns
-        )
-
-
-def _check_identity(entry: TensorEntry) -> None:
-    """Refuse a file that is no longer the one whose header was read: its offsets may be others."""
-    with InputFile(entry.path) as file:
-        if entry.identity is not None and entry.identity != file.identity:
-            raise changed(entry.path)
+    def _tasks(self) -> Iterator[native.ModuleTask]:
+        options, modules, units = self._plan.options, self._plan.modules, self._plan.units
+        for number, matrix in self._places:
+            unit = units[number]
+            label = unit.label(matrix)
+            yield native.ModuleTask(
+                name=label,
+                base=self._matrices.make(unit.base[matrix]),
+                tuned=self._matrices.make(unit.tuned[matrix]),
+                rank=modules[number].rank if number < len(modules) else 0,
+                key=sketch_key(options.seed, label),
+                scaling=options.scaling,
+            )
 
 
 def sketch_key(seed: int, name: str) -> int:

@@ -53,8 +53,8 @@ class ModuleReport:
         name: Module path without ``.weight``, as PEFT names it.
         kind: Last component of the path, such as ``q_proj``.
         layer: Block number, None outside the blocks.
-        shape: ``(out, in)``.
-        rank: Rank written.
+        shape: ``(out, in)``; of one expert where there are several.
+        rank: Rank written, of each expert where there are several.
         alpha: Alpha that applies to this module; its scaling is ``alpha / rank``.
         delta_norm: ‖ΔW‖.
         weight_norm: ‖W_base‖.
@@ -69,6 +69,9 @@ class ModuleReport:
             reproduces bit for bit; None where it was not measured.
         dtype: Safetensors code of the written factors.
         seconds: Worker time spent on the module.
+        experts: How many experts the module is of, 0 for a layer of its own. All figures are of
+            them together: norms of those that changed, as one long vector; singular values are
+            the roots of their summed squares, place by place.
     """
 
     name: str
@@ -87,6 +90,7 @@ class ModuleReport:
     bit_exact: float | None = None
     dtype: str = ""
     seconds: float = 0.0
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.report.curves import recognition_parts
 from loragraft.report.kinds import by_kind, gather, left_out
 from loragraft.report.page import Line, Page, Part, Table
 from loragraft.wording import percent, span
@@ -30,7 +31,7 @@ _COLUMNS: Final = (
 
 def extraction_table(report: Report) -> Page:
     """Return an extraction's figures by kind of module, and where the tensors went."""
-    return _page(report)
+    return _page(report, *recognition_parts(report))
 
 
 def verification_table(report: Report) -> Page:
@@ -42,7 +43,7 @@ def verification_table(report: Report) -> Page:
     return _page(report, *([_claims_line(claims)] if claims else []))
 
 
-def _page(report: Report, *extra: Line) -> Page:
+def _page(report: Report, *extra: Part) -> Page:
     parts: list[Part] = []
     if report.modules:
         parts.append(_figures(report))

@@ -1,0 +1,182 @@
+"""What an extraction has finished so far, so that a stopped one can go on.
+
+Two files lie in the output directory while the work lasts: the spool with the factors, and the
+journal, a line of JSON for every finished matrix. A line tells where its factors lie and their
+checksums, so that what a crash cut short is noticed and computed again. The first line is a
+fingerprint of everything that the results depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from loragraft import __version__, native
+from loragraft.errors import FormatError, UsageError
+from loragraft.extraction.factors import SpooledFactors
+from loragraft.extraction.findings import Measurement
+from loragraft.extraction.spool import Extent
+from loragraft.wording import reason, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Self
+
+    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.extraction.spool import Spool
+
+JOURNAL_FILE: Final = ".loragraft-journal"
+_LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values")
+
+
+class Done(NamedTuple):
+    """A matrix that an earlier run finished.
+
+    Attributes:
+        unit: Which of the plan's units.
+        matrix: Which of its matrices.
+        measurement: Its figures.
+        factors: Where its factors lie; None where it has none.
+    """
+
+    unit: int
+    matrix: int
+    measurement: Measurement
+    factors: SpooledFactors | None
+
+
+def fingerprint(plan: ExtractionPlan) -> str:
+    """Return a hash of the inputs, the options and the program: all that the bytes depend on."""
+    options = plan.options
+    digest = hashlib.blake2b(digest_size=16)
+    settings = (
+        options.rank.most,
+        options.scaling,
+        options.dtype,
+        options.oversampling,
+        options.power_iterations,
+        options.seed,
+        __version__,
+        native.isa(),
+    )
+    digest.update(repr(settings).encode())
+    for number, unit in enumerate(plan.units):
+        rank = plan.modules[number].rank if number < len(plan.modules) else 0
+        digest.update(f"{unit.name}\0{len(unit.base)}\0{rank}".encode())
+        for entry in unit.entries:
+            state = entry.identity
+            digest.update(f"{entry.path}\0{entry.name}\0{entry.offset}\0{state}".encode())
+    return digest.hexdigest()
+
+
+class Journal:
+    """The journal of one run, open for appending.
+
+    Attributes:
+        recorded: Matrices noted by this run.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+        self.recorded = 0
+
+    @classmethod
+    def begin(cls, directory: Path, plan: ExtractionPlan) -> Self:
+        """Start a journal anew.
+
+        Raises:
+            FormatError: It cannot be written.
+        """
+        journal = cls._open(directory / JOURNAL_FILE, os.O_CREAT | os.O_TRUNC)
+        journal._append({"fingerprint": fingerprint(plan)})
+        return journal
+
+    @classmethod
+    def go_on(
+        cls, directory: Path, plan: ExtractionPlan, spool: Spool
+    ) -> tuple[Self, tuple[Done, ...]]:
+        """Open the journal of a stopped run; return it and what had been finished.
+
+        Raises:
+            UsageError: That run had other inputs or options.
+            FormatError: It cannot be read or written.
+        """
+        path = directory / JOURNAL_FILE
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise FormatError(f"{shown(path)}: cannot be read: {reason(error)}") from error
+        head = _parsed(lines[0])
+        if head is None or head.get("fingerprint") != fingerprint(plan):
+            raise UsageError(
+                f"{shown(directory)}: holds an unfinished run of other inputs, options or another"
+                " version; give --force instead of --resume to start again"
+            )
+        done = tuple(_each_done(lines[1:], spool))
+        journal = cls._open(path, 0)
+        # A line that a crash cut short must not run into the next.
+        journal._write(b"\n")
+        return journal, done
+
+    @classmethod
+    def _open(cls, path: Path, flags: int) -> Self:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+        except OSError as error:
+            raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+        return cls(path, fd)
+
+    def record(
+        self, unit: int, matrix: int, found: Measurement, factors: SpooledFactors | None
+    ) -> None:
+        """Note that a matrix is finished, its factors being in the spool already.
+
+        Raises:
+            FormatError: The disk is full or fails.
+        """
+        row: dict[str, Any] = {"unit": unit, "matrix": matrix, **found._asdict()}
+        row.update({name: list(row[name]) for name in _LIST_FIELDS})
+        if factors is not None:
+            row["factors"] = [factors.lora_a, factors.lora_b]
+        self._append(row)
+        self.recorded += 1
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self._write(json.dumps(row).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise FormatError(f"{shown(self._path)}: cannot be written: {reason(error)}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _each_done(lines: list[bytes], spool: Spool) -> Iterator[Done]:
+    """Yield what the lines tell and the spool still holds."""
+    for line in lines:
+        row = _parsed(line)
+        if row is None:
+            continue
+        extents = [Extent(*place) for place in row.pop("factors", ())]
+        if not all(map(spool.holds, extents)):
+            continue
+        unit, matrix = row.pop("unit"), row.pop("matrix")
+        found = Measurement(**row)
+        factors = SpooledFactors(found.dtype, found.rank, *extents) if extents else None
+        yield Done(unit, matrix, found, factors)

@@ -1,0 +1,75 @@
+"""What the kernels found, as rank rules and the verdict see it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from loragraft.extraction.rank_floor import rounding_of_pair
+from loragraft.extraction.recognition import OtherTensors, Unit
+from loragraft.extraction.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loragraft.extraction.findings import Findings
+    from loragraft.extraction.plan import ExtractionPlan
+    from loragraft.report.model import TensorReport
+
+
+def spectrum(plan: ExtractionPlan, findings: Findings, number: int) -> Spectrum:
+    """Return the spectrum of one module.
+
+    Args:
+        plan: What was to be done.
+        findings: What was found.
+        number: Of the module in the plan.
+    """
+    linear, unit = plan.modules[number].linear, plan.modules[number].unit
+    found = findings.of_module(number)
+    dtypes = [
+        (base.entries[0].dtype, tuned.entries[0].dtype)
+        for base, tuned in zip(unit.base, unit.tuned, strict=True)
+    ]
+    return Spectrum(
+        singular_values=tuple(tuple(one.singular_values) for one in found),
+        delta_squares=tuple(one.delta_square for one in found),
+        rounding_squares=tuple(
+            rounding_of_pair(one.rounding_square, *pair)
+            for one, pair in zip(found, dtypes, strict=True)
+        ),
+        optimal_squares=tuple(tuple(one.optimal_squares) for one in found),
+        residual_squares=tuple(tuple(one.residual_squares) for one in found),
+        shape=linear.shape,
+        name=linear.name,
+        group=linear.kind,
+    )
+
+
+def units(plan: ExtractionPlan, findings: Findings) -> tuple[Unit, ...]:
+    """Return every module of a plan, equal ones too."""
+    return tuple(
+        Unit(
+            module.linear.kind,
+            module.linear.role,
+            module.linear.layer,
+            spectrum(plan, findings, number),
+            math.fsum(one.base_square for one in findings.of_module(number)),
+        )
+        for number, module in enumerate(plan.modules)
+    )
+
+
+def other_tensors(
+    plan: ExtractionPlan, tensors: Sequence[TensorReport]
+) -> tuple[OtherTensors, ...]:
+    """Return the tensors of other weights by what they are, such as ``norm``."""
+    whats = {entry.name: why for unit, why in plan.measured for entry in unit.entries}
+    changes: dict[str, list[float]] = {}
+    for tensor in tensors:
+        if tensor.name in whats and tensor.relative_change is not None:
+            changes.setdefault(whats[tensor.name], []).append(tensor.relative_change)
+    return tuple(
+        OtherTensors(what, sum(c > 0 for c in found), sum(c == 0 for c in found), max(found))
+        for what, found in changes.items()
+    )
