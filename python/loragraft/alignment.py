@@ -10,7 +10,7 @@ from loragraft.errors import MismatchError
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from loragraft.architecture.modules import Inventory, LinearModule
     from loragraft.checkpoint import Checkpoint, TensorEntry
@@ -63,7 +63,13 @@ class Alignment(NamedTuple):
     others: tuple[TensorPair, ...]
 
 
-def align(base: Checkpoint, tuned: Checkpoint, ours: Inventory, theirs: Inventory) -> Alignment:
+def align(
+    base: Checkpoint,
+    tuned: Checkpoint,
+    ours: Inventory,
+    theirs: Inventory,
+    embeddings: Collection[str] = (),
+) -> Alignment:
     """Pair the modules of two checkpoints, and their other tensors by name.
 
     Modules pair where they have the same path in memory, for the two sides may store a weight in
@@ -75,12 +81,13 @@ def align(base: Checkpoint, tuned: Checkpoint, ours: Inventory, theirs: Inventor
         tuned: The tuned one.
         ours: What ``base`` consists of.
         theirs: What ``tuned`` consists of.
+        embeddings: Names of embeddings that are modules too, where both sides have the same rows.
 
     Raises:
         MismatchError: Shapes or numbers of experts that differ otherwise.
     """
     modules, misfits, taken = [], [], set[str]()
-    for both in _matched(ours, theirs):
+    for both in _matched(ours, theirs, embeddings):
         if _vocabulary_grew(both):
             continue
         taken.update(both.base.tensors, both.tuned.tensors)
@@ -119,12 +126,15 @@ def _pair(
     return TensorPair(name, left, right, why)
 
 
-def _matched(ours: Inventory, theirs: Inventory) -> Iterator[ModulePair]:
-    by_name = {linear.name: linear for linear in theirs.linears}
+def _matched(
+    ours: Inventory, theirs: Inventory, embeddings: Collection[str]
+) -> Iterator[ModulePair]:
+    by_name = {linear.name: linear for linear in (*theirs.embeddings, *theirs.linears)}
     # Several modules may lie in one tensor: all experts of a block.
     counts = Counter(linear.tensors for linear in theirs.linears)
     alone = {linear.tensors: linear for linear in theirs.linears if counts[linear.tensors] == 1}
-    for linear in ours.linears:
+    wanted = [linear for linear in ours.embeddings if linear.name in embeddings]
+    for linear in (*ours.linears, *wanted):
         other = by_name.get(linear.name) or alone.get(linear.tensors)
         if other is not None:
             yield ModulePair(linear, other)
@@ -132,11 +142,11 @@ def _matched(ours: Inventory, theirs: Inventory) -> Iterator[ModulePair]:
 
 def _vocabulary_grew(pair: ModulePair) -> bool:
     ours, theirs = pair
-    return (
-        ours.role is Role.HEAD
-        and ours.shape != theirs.shape
-        and _rows_alone_differ(ours.shape, theirs.shape)
-    )
+    if ours.shape == theirs.shape:
+        return False
+    if ours.role is Role.EMBEDDING:
+        return ours.shape[0] == theirs.shape[0]
+    return ours.role is Role.HEAD and _rows_alone_differ(ours.shape, theirs.shape)
 
 
 def _vocabulary_tensors(inventory: Inventory) -> frozenset[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Pairs = dict[tuple[str, int], dict[str, TensorEntry]]
 
 _FACTOR: Final = re.compile(r"base_model\.model\.(.+?)((?:\.base_layer)*)\.lora_([AB])\.weight")
+_EMBEDDING: Final = re.compile(r"base_model\.model\.(.+)\.lora_embedding_([AB])")
 _WRAPPER: Final = ".base_layer"
 _MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
 
@@ -148,7 +149,10 @@ def _sort_tensors(entries: Iterable[TensorEntry]) -> tuple[Pairs, dict[str, Tens
     others: dict[str, TensorEntry] = {}
     for entry in entries:
         match = _FACTOR.fullmatch(entry.name)
-        if match is None:
+        embedding = _EMBEDDING.fullmatch(entry.name)
+        if embedding is not None:
+            pairs.setdefault((embedding[1], 0), {})[embedding[2]] = entry
+        elif match is None:
             others[entry.name] = entry
         else:
             depth = len(match[2]) // len(_WRAPPER)

@@ -6,6 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loragraft.adapter.embedding import embedding_keys
 from loragraft.adapter.target_modules import MAX_ENTRIES, exact_regex, target_modules
 from loragraft.architecture.naming import first_architecture
 from loragraft.errors import NothingToAdaptError
@@ -73,6 +74,8 @@ def keys_of(addresses: Iterable[Address]) -> dict[Address, tuple[str, str]]:
         outermost_first = sorted(found, key=lambda address: -address.order)
         for depth, address in enumerate(outermost_first):
             keys[address] = factor_keys(module, depth)
+            if address.embedding:
+                keys[address] = embedding_keys(module)
     return keys
 
 

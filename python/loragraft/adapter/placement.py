@@ -94,15 +94,14 @@ def place_modules(
         MismatchError: A module that the checkpoint lacks, that is no linear layer there, or whose
             shape or number of experts differs.
     """
-    linears = {linear.name: linear for linear in inventory.linears}
+    known = (*inventory.linears, *inventory.embeddings)
+    linears = {linear.name: linear for linear in known}
     missing = [module.name for module in adapter.modules if module.name not in linears]
     if missing:
         raise _missing(adapter, checkpoint, inventory, missing)
     modules = {module.name: module for module in adapter.modules}
     placements = tuple(
-        Placement(modules[linear.name], linear)
-        for linear in inventory.linears
-        if linear.name in modules
+        Placement(modules[linear.name], linear) for linear in known if linear.name in modules
     )
     for placement in placements:
         _check(placement, checkpoint)

@@ -19,9 +19,11 @@ class Address(NamedTuple):
             wrappers nest in that order, the first innermost.
         swapped: PEFT's lora_A belongs to the outputs and lora_B to the inputs, because the
             parameter is stored the other way round than PEFT assumes.
+        embedding: It is an embedding, whose factors have names of their own.
     """
 
     module: str
     parameter: str = ""
     order: int = 0
     swapped: bool = False
+    embedding: bool = False

@@ -31,6 +31,7 @@ __all__ = ["STACKED_EXPERTS", "Inventory", "LinearModule", "Role", "take_invento
 STACKED_EXPERTS: Final = "stacked experts"
 
 _WEIGHT: Final = ".weight"
+_EMBEDDING: Final = "embedding"
 _PER_EXPERT: Final = re.compile(r"(^|\.)experts\.(expert_)?\d+(\.|$)")
 _ROUTER: Final = re.compile(r"(^|\.)router(\.|$)")
 _ATTENTION: Final = re.compile(r"(^|[._])(attn|\w*attention)(?=[._]|$)", re.IGNORECASE)
@@ -46,12 +47,14 @@ class Inventory(NamedTuple):
         others: Any other tensor's name -> why it is not adaptable, such as ``norm``.
         unknown_experts: Why its experts cannot be told; empty where they can, or there are none.
         paths: Paths in memory of all modules that have tensors, as far as these tell.
+        embeddings: Matrices with a row for every token or position; they are among the others too.
     """
 
     linears: tuple[LinearModule, ...]
     others: Mapping[str, str]
     unknown_experts: str = ""
     paths: frozenset[str] = frozenset()
+    embeddings: tuple[LinearModule, ...] = ()
 
 
 def take_inventory(
@@ -93,20 +96,36 @@ def take_inventory(
     modules += [_linear(names[path], weight, family) for path, weight in weights.items()]
     places = {name: place for place, name in enumerate(checkpoint.tensors)}
     modules.sort(key=lambda module: places[module.tensor])
-    paths = {module.address.module for module in modules} | _owners(others, names, family, config)
-    return Inventory(tuple(modules), others, unknown, frozenset(paths))
-
-
-def _owners(
-    others: Mapping[str, str],
-    names: Mapping[str, str],
-    family: Family,
-    config: Mapping[str, Any] | None,
-) -> set[str]:
-    """Return the paths in memory of the modules that other tensors belong to."""
     owners = {name.rpartition(".")[0] for name in others} - set(names)
     renamed = name_modules((*names, *owners), family, config, unique=False)
-    return {renamed[owner] for owner in owners}
+    paths = {module.address.module for module in modules} | {renamed[owner] for owner in owners}
+    embeddings = tuple(
+        _embedding(renamed[weight.name.removesuffix(_WEIGHT)], weight)
+        for weight in stored
+        if others.get(weight.name) == _EMBEDDING and _is_table(weight)
+    )
+    return Inventory(tuple(modules), others, unknown, frozenset(paths), embeddings)
+
+
+def _is_table(weight: StoredWeight) -> bool:
+    return len(weight.shape) == 2 and 0 not in weight.shape and weight.name.endswith(_WEIGHT)
+
+
+def _embedding(name: str, weight: StoredWeight) -> LinearModule:
+    """Return an embedding as the linear layer that it is to tokens as unit vectors."""
+    tokens, width = weight.shape
+    return LinearModule(
+        name=name,
+        kind=name.rpartition(".")[2],
+        role=Role.EMBEDDING,
+        layer=layer_of(name),
+        shape=(width, tokens),
+        transposed=True,
+        tensors=weight.tensors,
+        matrices=weight.matrices,
+        experts=0,
+        address=Address(name, embedding=True),
+    )
 
 
 def _stored_weights(checkpoint: Checkpoint) -> tuple[StoredWeight, ...]:
@@ -194,7 +213,7 @@ def _why_not_by_name(name: str, family: Family) -> str | None:
     if last == "bias" or last.endswith("_bias"):
         return "bias"
     if family.is_embedding(module) or family.is_embedding(name):
-        return "embedding"
+        return _EMBEDDING
     return "norm" if _is_norm(module) else None
 
 

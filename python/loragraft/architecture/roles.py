@@ -13,4 +13,5 @@ class Role(StrEnum):
     EXPERTS = "experts"
     ROUTER = "router"
     HEAD = "head"
+    EMBEDDING = "embedding"
     OTHER = "other"

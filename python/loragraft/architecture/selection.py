@@ -87,7 +87,8 @@ def select(
         name: _SKIPPED_EXPERTS if why == STACKED_EXPERTS and not selection.experts else why
         for name, why in inventory.others.items()
     }
-    for linear in inventory.linears:
+    named = tuple(e for e in inventory.embeddings if _is_named(e, selection.target_modules))
+    for linear in (*inventory.linears, *named):
         why = _why_left_out(linear, selection)
         if why is None:
             chosen.append(linear)
@@ -138,7 +139,7 @@ def _parse_layers(text: str) -> frozenset[int]:
 def _names(entry: str, linear: LinearModule) -> bool:
     """Say whether an entry of a selection names a layer."""
     if entry == ALL_LINEAR:
-        return linear.role not in {Role.HEAD, Role.ROUTER}
+        return linear.role not in {Role.HEAD, Role.ROUTER, Role.EMBEDDING}
     if entry in _PRESETS:
         return linear.role is _PRESETS[entry]
     if entry.startswith(_REGEX):
@@ -148,14 +149,18 @@ def _names(entry: str, linear: LinearModule) -> bool:
     return any(f".{name}".endswith(f".{entry}") for name in names)
 
 
+def _is_named(linear: LinearModule, entries: tuple[str, ...]) -> bool:
+    return any(_names(entry, linear) for entry in entries)
+
+
 def _why_left_out(linear: LinearModule, selection: Selection) -> str | None:
     if linear.role is Role.EXPERTS and not selection.experts:
         return _SKIPPED_EXPERTS
-    if not any(_names(entry, linear) for entry in selection.target_modules):
+    if not _is_named(linear, selection.target_modules):
         if selection.target_modules == (ALL_LINEAR,):
             return f"{linear.role.value}: not part of {ALL_LINEAR}, name it to adapt it"
         return "not among the target modules"
-    if any(_names(entry, linear) for entry in selection.exclude):
+    if _is_named(linear, selection.exclude):
         return "excluded"
     if selection.layers is not None and linear.layer not in selection.layers:
         return "outside the chosen layers"
@@ -179,7 +184,8 @@ def _check_entries(inventory: Inventory, selection: Selection) -> None:
     options = {"--target-modules": selection.target_modules, "--exclude": selection.exclude}
     for option, entries in options.items():
         for entry in entries:
-            if entry == ALL_LINEAR or any(_names(entry, linear) for linear in inventory.linears):
+            modules = (*inventory.linears, *inventory.embeddings)
+            if entry == ALL_LINEAR or any(_names(entry, linear) for linear in modules):
                 continue
             if option == "--exclude" and entry in _PRESETS:
                 continue

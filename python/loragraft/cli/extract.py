@@ -1,7 +1,7 @@
 """``loragraft extract``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -267,19 +267,34 @@ def _extract(
             progress=progress,
         )
     console.warn(result.report.summary.warnings)
-    console.show(lambda: result.report.to_json(singular_values=False), lambda: _page(result))
+    console.show(lambda: _to_json(result), lambda: _page(result))
+
+
+def _to_json(result: "Extraction") -> "dict[str, Any]":
+    """Return the report, of the largest rank where there are several, with those of the others."""
+    data = result.report.to_json(singular_values=False)
+    if result.smaller:
+        data["smaller"] = [_to_json(other) for other in result.smaller]
+    return data
 
 
 def _page(result: "Extraction") -> "Page":
     from loragraft.cli.findings import without_warnings
     from loragraft.report.page import Line, Page
     from loragraft.report.tables import extraction_table
-    from loragraft.wording import shown
+
+    figures = extraction_table(without_warnings(result.report))
+    adapters = (Line(_adapter_line(one)) for one in (*result.smaller, result))
+    return Page((*figures.parts, *adapters))
+
+
+def _adapter_line(result: "Extraction") -> str:
+    from loragraft.wording import percent, shown
 
     assert result.output is not None
-    summary, figures = result.report.summary, extraction_table(without_warnings(result.report))
-    adapter = (
-        f"Adapter: {shown(result.output)}, {summary.bytes_written / 1e6:.1f} MB,"
+    summary = result.report.summary
+    energy = f", energy {percent(summary.energy)}"
+    return (
+        f"Adapter: {shown(result.output)}, {summary.bytes_written / 1e6:.1f} MB{energy},"
         f" in {summary.seconds:.1f} s"
     )
-    return Page((*figures.parts, Line(adapter)))

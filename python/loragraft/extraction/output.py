@@ -115,7 +115,7 @@ def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[st
             module.linear.name,
             rank,
             scaling * rank,
-            module.linear.transposed,
+            module.linear.transposed and not module.linear.address.embedding,
             module.linear.address,
         )
         for _, module, rank in choice.written(plan)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loragraft.adapter.embedding import why_not_factored
+from loragraft.adapter.tying import vocabulary_of
 from loragraft.alignment import TensorPair, align
 from loragraft.architecture.modules import LinearModule, take_inventory
 from loragraft.architecture.selection import select
-from loragraft.errors import MismatchError, NothingToAdaptError
+from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.unit import Unit
 from loragraft.number_formats import VALUE_DTYPES
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from loragraft.alignment import Alignment
     from loragraft.architecture.modules import Inventory
@@ -107,7 +109,9 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
     ours = take_inventory(base, options.moe_layout)
     theirs = take_inventory(tuned, options.moe_layout, fallback=base.config)
     chosen, left_out = select(ours, options.selection)
-    alignment = align(base, tuned, ours, theirs)
+    embeddings = [linear for linear in chosen if linear.address.embedding]
+    _check_untied(base, embeddings)
+    alignment = align(base, tuned, ours, theirs, [linear.name for linear in embeddings])
     _check_same_model(base, tuned, ours, alignment)
     wanted = {linear.name for linear in chosen}
     modules, measured, untouched = [], [], []
@@ -139,6 +143,17 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         ours.paths,
         options,
     )
+
+
+def _check_untied(base: Checkpoint, embeddings: Sequence[LinearModule]) -> None:
+    """Refuse factors of an embedding that is the head as well."""
+    vocabulary = vocabulary_of(base)
+    for linear in embeddings:
+        if not vocabulary.tied or vocabulary.embedding is None or vocabulary.head is None:
+            continue
+        if linear.tensor == vocabulary.embedding.entry.name:
+            why = why_not_factored(linear.name, vocabulary.head.path or "the head")
+            raise UsageError(f"--target-modules: {why} (--save-whole embeddings)")
 
 
 def _is_alike(pair: TensorPair) -> bool:

@@ -9,6 +9,7 @@ from loragraft import native
 from loragraft.errors import LoragraftError
 from loragraft.extraction.matrices import MatrixFactory
 from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.extraction.ranks import rules
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Work:
             power_iterations=options.power_iterations,
             dtype=FACTOR_DTYPES[options.dtype],
             threads=native.resolve_threads(options.threads),
-            choose_rank=None,
+            nested=len(rules(options.rank)) > 1 or not options.rank.fixed,
         )
 
     def __iter__(self) -> Iterator[Finished]:

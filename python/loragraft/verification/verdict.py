@@ -91,7 +91,8 @@ def verify(
     before, after, lora = open_checkpoint(base), open_checkpoint(tuned), read_adapter(adapter)
     placed = place_adapter(lora, before)
     theirs = take_inventory(after, placed.layout, before.config)
-    alignment = align(before, after, placed.inventory, theirs)
+    names = [item.linear.name for item in placed.placements if item.linear.address.embedding]
+    alignment = align(before, after, placed.inventory, theirs, names)
     check_adapted(alignment, placed.placements, theirs, after)
     units = units_of(before, after, alignment, placed.placements)
     reasons = {**theirs.others, **placed.inventory.others}
