@@ -105,6 +105,7 @@ void factor(const ModuleTask& task, const ModuleOptions& options, DeltaOperator&
   result.unchanged = svd.sums.delta == 0.0;
   if (result.unchanged) return;
   result.singular_values = svd.s;
+  result.further_values = svd.further;
   result.optimal_square = optimal_square(delta, svd, run);
   Factors factors = make_factors(svd, task.rank, {.dtype = options.dtype, .scaling = task.scaling});
   const double left_out = result.optimal_square / result.delta_square;

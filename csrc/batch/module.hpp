@@ -39,8 +39,9 @@ struct ModuleResult {
   double base_square = 0.0;      // ||W_base||^2
   double rounding_square = 0.0;  // sum of (spacing of stored numbers at W_tuned)^2 / 12
   std::vector<double> singular_values;
-  double optimal_square = 0.0;   // of the residual at the written rank, before the cast
-  double residual_square = 0.0;  // of the residual as written
+  std::vector<double> further_values;  // beyond these, at most the true ones
+  double optimal_square = 0.0;         // of the residual at the written rank, before the cast
+  double residual_square = 0.0;        // of the residual as written
   // The same of the leading 1, 2, ... columns of lora_b and rows of lora_a.
   std::vector<double> optimal_squares;
   std::vector<double> residual_squares;

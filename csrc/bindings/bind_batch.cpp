@@ -30,7 +30,7 @@ Arithmetic arithmetic_named(const std::string& name) {
 BatchHolder make_batch(std::vector<ModuleTask> tasks, std::size_t oversampling,
                        std::optional<std::size_t> power_iterations, const std::string& dtype,
                        std::size_t threads, const std::string& arithmetic,
-                       std::optional<std::size_t> workspace, bool nested, const py::none&) {
+                       std::optional<std::size_t> workspace, bool nested) {
   ModuleOptions options{.oversampling = oversampling,
                         .power_iterations = power_iterations,
                         .dtype = factor_dtype(dtype),
@@ -77,6 +77,7 @@ void register_result(py::module_& module) {
       .def_readonly("base_square", &ModuleResult::base_square)
       .def_readonly("rounding_square", &ModuleResult::rounding_square)
       .def_readonly("singular_values", &ModuleResult::singular_values)
+      .def_readonly("further_values", &ModuleResult::further_values)
       .def_readonly("optimal_square", &ModuleResult::optimal_square)
       .def_readonly("residual_square", &ModuleResult::residual_square)
       .def_readonly("optimal_squares", &ModuleResult::optimal_squares)
@@ -102,7 +103,7 @@ void register_batch(py::module_& module) {
       .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),
            py::arg("power_iterations"), py::arg("dtype"), py::arg("threads"),
            py::arg("arithmetic") = "auto", py::arg("workspace") = py::none(),
-           py::arg("nested") = false, py::kw_only(), py::arg("choose_rank") = py::none())
+           py::arg("nested") = false)
       .def("next", &next, py::arg("timeout"))
       .def_property_readonly("exhausted", &Batch::exhausted)
       .def("cancel", &Batch::cancel)

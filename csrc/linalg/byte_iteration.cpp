@@ -134,7 +134,7 @@ class ByteIteration {
     TruncatedSvd out;
     out.u = transposed(found.of_product);
     out.vt = transposed(found.of_basis);
-    out.s.assign(found.s.begin(), found.s.begin() + static_cast<std::ptrdiff_t>(options_.rank));
+    take_values(out, found.s, options_.rank);
     out.passes = passes_;
     out.sums = sums;
     // The error's inner product with a matrix of the rank, the error being noise.

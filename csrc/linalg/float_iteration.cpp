@@ -85,8 +85,10 @@ class Iteration {
     const bool flip = right_last_;
     out.u = rotate(left_.view(), flip ? core_.vt : core_.u, flip, rank);
     out.vt = transposed(rotate(right_.view(), flip ? core_.u : core_.vt, !flip, rank));
-    out.s.assign(core_.s.begin(), core_.s.begin() + static_cast<std::ptrdiff_t>(rank));
-    for (double& value : out.s) value /= scale_;
+    take_values(out, core_.s, rank);
+    for (std::vector<double>* values : {&out.s, &out.further}) {
+      for (double& value : *values) value /= scale_;
+    }
     out.passes = passes_;
     fix_signs(out);
     return out;

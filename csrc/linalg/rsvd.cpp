@@ -29,7 +29,7 @@ TruncatedSvd full_svd(LinearOperator& a, const SvdOptions& options, const Run& r
   const std::size_t k = options.rank;
   result.u = Matrix<float>(a.rows(), k);
   result.vt = Matrix<float>(k, a.cols());
-  result.s.assign(all.s.begin(), all.s.begin() + static_cast<std::ptrdiff_t>(k));
+  take_values(result, all.s, k);
   for (std::size_t i = 0; i < a.rows(); ++i) std::copy_n(all.u.row(i), k, result.u.row(i));
   std::copy_n(all.vt.data(), result.vt.size(), result.vt.data());
   result.exact = true;

@@ -25,9 +25,12 @@ struct SvdOptions {
 // A ~ u diag(s) vt, the leading k singular triplets, s decreasing, the largest |u| entry of each
 // triplet positive.
 struct TruncatedSvd {
-  Matrix<float> u;         // (m, k)
-  std::vector<double> s;   // (k)
-  Matrix<float> vt;        // (k, n)
+  Matrix<float> u;        // (m, k)
+  std::vector<double> s;  // (k)
+  Matrix<float> vt;       // (k, n)
+  // Some singular values beyond the k-th: at most the true ones, unless `exact`, for the subspace
+  // was not sought for their sake.
+  std::vector<double> further;
   std::size_t passes = 0;  // over the matrix; one may serve two products
   bool exact = false;      // by a full SVD, not by a sketch
   // Share of ||A||_F^2 by which energies may be off because products in bytes did not see all of A;

@@ -40,6 +40,14 @@ Matrix<float> transposed(const Matrix<float>& in) {
   return out;
 }
 
+void take_values(TruncatedSvd& result, const std::vector<double>& all, std::size_t k) {
+  constexpr std::size_t kFurther = 12;
+  const auto end = all.begin() + static_cast<std::ptrdiff_t>(k);
+  result.s.assign(all.begin(), end);
+  const auto more = std::min(kFurther, all.size() - k);
+  result.further.assign(end, end + static_cast<std::ptrdiff_t>(more));
+}
+
 void fix_signs(TruncatedSvd& result) {
   const std::size_t k = result.s.size();
   std::vector<float> largest(k, 0.0F);

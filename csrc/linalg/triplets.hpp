@@ -38,6 +38,9 @@ Matrix<float> rotate(MatrixView<const float> q, const Matrix<double>& w, bool tr
 
 Matrix<float> transposed(const Matrix<float>& in);
 
+// Take the leading k of all singular values, and some that follow.
+void take_values(TruncatedSvd& result, const std::vector<double>& all, std::size_t k);
+
 // Make the largest |u| entry of every triplet positive.
 void fix_signs(TruncatedSvd& result);
 

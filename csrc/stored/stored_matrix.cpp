@@ -10,7 +10,7 @@ namespace {
 // Rows that have to be gathered or decoded stay in the L2 cache until they are used; a gather from
 // columns wants long runs more.
 constexpr std::size_t kRowBytes = std::size_t{256} << 10;
-constexpr std::size_t kColumnBytes = std::size_t{1} << 20;
+constexpr std::size_t kColumnBytes = std::size_t{4} << 20;
 constexpr std::size_t kLeastOfColumns = 32;
 
 }  // namespace

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from loragraft.adapter.embedding import transposed
 from loragraft.number_formats import DTYPES
 
 if TYPE_CHECKING:
@@ -95,21 +96,6 @@ def oriented(module: ModulePlan, result: native.ModuleResult) -> tuple[bytes, by
     out, into = peft_shape(module)
     item = DTYPES[result.dtype].bits // 8
     return (
-        _transposed(left, into, result.rank, item),
-        _transposed(right, result.rank, out, item),
+        transposed(left, into, result.rank, item),
+        transposed(right, result.rank, out, item),
     )
-
-
-def _transposed(data: bytes, rows: int, columns: int, item: int) -> bytes:
-    """Return the transpose of a row-major matrix of `item`-byte numbers."""
-    unit: Literal["H", "I"] = "H" if item == 2 else "I"
-    source = memoryview(data).cast(unit)
-    target = memoryview(bytearray(len(data))).cast(unit)
-    # As few strided copies as the shape allows; no arrays, whose library takes longer to load.
-    if rows < columns:
-        for row in range(rows):
-            target[row::rows] = source[row * columns : (row + 1) * columns]
-    else:
-        for column in range(columns):
-            target[column * rows : (column + 1) * rows] = source[column::columns]
-    return target.tobytes()

@@ -35,6 +35,7 @@ class Measurement(NamedTuple):
             last where nobody asked for more.
         residual_squares: Of the written factors' error, likewise.
         singular_values: The leading ones.
+        further_values: Some that follow, at most the true ones.
         seconds: Worker time.
     """
 
@@ -47,6 +48,7 @@ class Measurement(NamedTuple):
     optimal_squares: Sequence[float]
     residual_squares: Sequence[float]
     singular_values: Sequence[float]
+    further_values: Sequence[float]
     seconds: float
 
     @classmethod
@@ -62,6 +64,7 @@ class Measurement(NamedTuple):
             optimal_squares=array("d", result.optimal_squares or [result.optimal_square]),
             residual_squares=array("d", result.residual_squares or [result.residual_square]),
             singular_values=array("d", result.singular_values),
+            further_values=array("d", result.further_values),
             seconds=result.seconds,
         )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loragraft.extraction.spool import Spool
 
 JOURNAL_FILE: Final = ".loragraft-journal"
-_LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values")
+_LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values", "further_values")
 
 
 class Done(NamedTuple):
@@ -54,6 +54,7 @@ def fingerprint(plan: ExtractionPlan) -> str:
     digest = hashlib.blake2b(digest_size=16)
     settings = (
         options.rank.most,
+        options.nested,
         options.scaling,
         options.dtype,
         options.oversampling,

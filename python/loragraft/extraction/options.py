@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.whole_plan import SaveWhole
 from loragraft.errors import MissingDependencyError, UsageError
+from loragraft.extraction.ranks import rules
 
 if TYPE_CHECKING:
     from loragraft.architecture.selection import Selection
@@ -67,6 +68,11 @@ class ExtractOptions:
             raise UsageError(f"--power-iterations {self.power_iterations}: expected auto or 0..100")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed}: expected 0 to 2^63 - 1")
+
+    @property
+    def nested(self) -> bool:
+        """Whether factors are written at other ranks than they are computed with."""
+        return len(rules(self.rank)) > 1 or not self.rank.fixed
 
     @property
     def scaling(self) -> float:

@@ -28,6 +28,7 @@ _CHUNK_ROWS: Final = 252
 _WINDOW: Final = 4
 #: Largest smaller side for which the core makes a full SVD of its own accord.
 _DENSE_SIDE: Final = 1024
+_COPIES: Final = 2
 
 
 def needed_memory(plan: ExtractionPlan) -> int:
@@ -41,7 +42,9 @@ def needed_memory(plan: ExtractionPlan) -> int:
         (_module_memory(*m.linear.shape, m.rank, options.oversampling) for m in plan.modules),
         default=0,
     )
-    return _FIXED_MEMORY + resolve_threads(options.threads) * largest
+    # The factors of all experts of a block are put together in memory, their cuts beside them.
+    together = max((m.rank * m.parameters_per_rank for m in plan.modules), default=0)
+    return _FIXED_MEMORY + resolve_threads(options.threads) * largest + _COPIES * 4 * together
 
 
 def _module_memory(rows: int, columns: int, rank: int, oversampling: int) -> int:

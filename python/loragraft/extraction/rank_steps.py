@@ -107,7 +107,8 @@ def steps_of(spectrum: Spectrum) -> Steps:
     sample = differing
     if len(differing) > _SAMPLE:
         sample = [differing[i * len(differing) // _SAMPLE] for i in range(_SAMPLE)]
-    found = [sharpness(spectrum.singular_values[i]) for i in sample]
+    further = spectrum.further or ((),) * len(spectrum.singular_values)
+    found = [sharpness((*spectrum.singular_values[i], *further[i])) for i in sample]
     limit = _EXPLAINED * rounding_floor(spectrum.delta_square, spectrum.rounding_square)
     return Steps(
         logs=[math.fsum(column) / len(found) for column in zip(*found, strict=False)],

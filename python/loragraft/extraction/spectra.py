@@ -41,6 +41,7 @@ def spectrum(plan: ExtractionPlan, findings: Findings, number: int) -> Spectrum:
         optimal_squares=tuple(tuple(one.optimal_squares) for one in found),
         residual_squares=tuple(tuple(one.residual_squares) for one in found),
         shape=linear.shape,
+        further=tuple(tuple(one.further_values) for one in found),
         name=linear.name,
         group=linear.kind,
     )

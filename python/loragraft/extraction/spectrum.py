@@ -26,6 +26,8 @@ class Spectrum(NamedTuple):
         shape: ``(out, in)`` of one matrix.
         name: Of the module, for messages.
         group: Of modules that are alike, such as ``q_proj``.
+        further: Some singular values that follow these, at most the true ones: enough to see a
+            step after the last, but not for ranks of their own.
     """
 
     singular_values: Sequence[Sequence[float]]
@@ -36,6 +38,7 @@ class Spectrum(NamedTuple):
     shape: tuple[int, int]
     name: str = ""
     group: str = ""
+    further: tuple[tuple[float, ...], ...] = ()
 
     @property
     def available(self) -> int:

@@ -9,7 +9,6 @@ from loragraft import native
 from loragraft.errors import LoragraftError
 from loragraft.extraction.matrices import MatrixFactory
 from loragraft.extraction.options import FACTOR_DTYPES
-from loragraft.extraction.ranks import rules
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Work:
             power_iterations=options.power_iterations,
             dtype=FACTOR_DTYPES[options.dtype],
             threads=native.resolve_threads(options.threads),
-            nested=len(rules(options.rank)) > 1 or not options.rank.fixed,
+            nested=options.nested,
         )
 
     def __iter__(self) -> Iterator[Finished]:
