@@ -42,7 +42,11 @@ def size(count: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun, in the plural where that is right."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("ry"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"
 
 
 def percent(share: float) -> str:

@@ -216,4 +216,4 @@ def _describe(selection: Selection) -> str:
         text += f" --exclude {','.join(selection.exclude)}"
     if selection.layers is not None:
         text += " --layers " + ",".join(str(layer) for layer in sorted(selection.layers))
-    return text if selection.experts else f"{text} --skip-3d"
+    return text if selection.experts else f"{text} --skip-3d True"

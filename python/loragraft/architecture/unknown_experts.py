@@ -78,5 +78,5 @@ def _unknown(name: str, how: str, config: Mapping[str, Any] | None) -> MismatchE
     return MismatchError(
         f"tensor {quoted(name)} stacks the experts of a block {how}; model_type"
         f" {quoted(model_type)} is not described: add it to a family file"
-        " (docs/adding-a-family.md), or leave the experts out with --skip-3d"
+        " (docs/adding-a-family.md), or leave the experts out with --exclude experts"
     )

@@ -50,8 +50,8 @@ TargetModules = Annotated[
     typer.Option(
         metavar="WHICH",
         help="Layers to adapt: all-linear (every linear layer but heads and routers), attention,"
-        " mlp, experts, module names separated by commas such as q_proj,k_proj, or re:REGEX,"
-        " which is searched for in the module name.",
+        " mlp, experts, module names separated by commas such as q_proj,k_proj (embed_tokens too),"
+        " or re:REGEX, which is searched for in the module name.",
     ),
 ]
 Exclude = Annotated[
@@ -216,28 +216,28 @@ def extract_command(
             seed=seed,
             threads=threads,
             io=io,
-            moe_layout="peft" if moe_layout == "auto" else moe_layout,
+            moe_layout=moe_layout,
             save_whole=SaveWhole(save_whole),
         )
         plan = plan_extraction(before, after, options)
         if target is None or dry_run:
-            _show_plan(console, plan, target, force=force)
+            _show_plan(console, plan, target, force=force, resume=resume)
         else:
             _extract(console, plan, target, force=force, resume=resume, with_report=report)
 
 
 def _show_plan(
-    console: Console, plan: "ExtractionPlan", output: Path | None, *, force: bool
+    console: Console, plan: "ExtractionPlan", output: Path | None, *, force: bool, resume: bool
 ) -> None:
     """Print a plan, after the checks that the work itself would begin with."""
     from loragraft.cli.plan_summary import PlanSummary
-    from loragraft.destination import check_destination, check_space
+    from loragraft.extraction.extraction import check_outputs
     from loragraft.extraction.preflight import check_memory
 
-    if output is not None:
-        check_destination(output, (plan.base.directory, plan.tuned.directory), force=force)
-        check_space(output, 2 * plan.largest_result)
-    check_memory(plan)
+    if output is None:
+        check_memory(plan)
+    else:
+        check_outputs(plan, output, force=force, resume=resume)
     summary = PlanSummary.of(plan)
     console.warn(summary.warnings)
     console.show(summary.to_json, lambda: summary.page)
@@ -289,12 +289,12 @@ def _page(result: "Extraction") -> "Page":
 
 
 def _adapter_line(result: "Extraction") -> str:
-    from loragraft.wording import percent, shown
+    from loragraft.wording import percent, shown, size
 
     assert result.output is not None
     summary = result.report.summary
     energy = f", energy {percent(summary.energy)}"
     return (
-        f"Adapter: {shown(result.output)}, {summary.bytes_written / 1e6:.1f} MB{energy},"
+        f"Adapter: {shown(result.output)}, {size(summary.bytes_written)}{energy},"
         f" in {summary.seconds:.1f} s"
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.extraction.preflight import differences, needed_memory
+from loragraft.extraction.ranks import rules
 from loragraft.extraction.verdict import warnings
 from loragraft.report.page import Line, Page, Table
 from loragraft.wording import shapes, span
@@ -52,6 +53,7 @@ class PlanSummary:
         bytes_to_write: Size of the factors if every module differs.
         memory: Upper estimate of the anonymous memory of the run, in bytes.
         warnings: What can be known to surprise before the work.
+        adapters: What is written, in words.
     """
 
     base: str
@@ -62,6 +64,7 @@ class PlanSummary:
     bytes_to_write: int
     memory: int
     warnings: tuple[str, ...]
+    adapters: str = "Adapter"
 
     @classmethod
     def of(cls, plan: ExtractionPlan) -> PlanSummary:
@@ -76,9 +79,10 @@ class PlanSummary:
             kinds=tuple(_kind(kind, modules) for kind, modules in groups.items()),
             left_out=dict(reasons.most_common()),
             bytes_to_read=plan.bytes_to_read,
-            bytes_to_write=plan.largest_result,
+            bytes_to_write=plan.largest_results,
             memory=needed_memory(plan),
             warnings=(*differences(plan.base, plan.tuned), *warnings(plan, (), ())),
+            adapters=_adapters(plan),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -97,10 +101,16 @@ class PlanSummary:
         modules = sum(kind.modules for kind in self.kinds)
         return (
             f"To adapt: {modules} modules; to read: {_megabytes(self.bytes_to_read)}",
-            f"Adapter: {_megabytes(self.bytes_to_write)} if every module differs",
+            f"{self.adapters}: {_megabytes(self.bytes_to_write)} if every module differs",
             f"Memory: at most {_megabytes(self.memory)} besides the files themselves",
             "Nothing was written: this is a dry run.",
         )
+
+
+def _adapters(plan: ExtractionPlan) -> str:
+    count = len(rules(plan.options.rank))
+    words = "Adapter" if count == 1 else f"{count} adapters together"
+    return words if plan.options.rank.fixed else f"{words}, at most"
 
 
 def _kind(kind: str, modules: list[ModulePlan]) -> KindPlan:

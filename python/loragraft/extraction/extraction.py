@@ -58,7 +58,7 @@ def extract(
     seed: int = 0,
     threads: int | None = None,
     io: str = "auto",
-    moe_layout: str = "peft",
+    moe_layout: str = "auto",
     save_whole: str = "none",
     force: bool = False,
     resume: bool = False,
@@ -93,7 +93,8 @@ def extract(
         threads: None for one per core.
         io: ``auto``, ``mmap`` or ``pread``.
         moe_layout: How experts are written: ``peft`` (one parameter for all experts of a block, as
-            PEFT 0.19.1 and later load it), ``peft-legacy`` (PEFT up to 0.18) or ``per-expert``.
+            PEFT 0.19.1 and later load it; ``auto`` is that), ``peft-legacy`` (PEFT up to 0.18) or
+            ``per-expert``.
         save_whole: Changed tensors to carry as they are: ``none``, ``norms``, ``embeddings`` or
             ``all`` (docs/whole-tensors.md). Not with factors in memory.
         force: Replace an adapter in ``output``.
@@ -156,21 +157,8 @@ def run_plan(
 ) -> Extraction:
     """Carry a plan out and write the adapter; see `extract`."""
     started = time.perf_counter()
-    inputs = [plan.base.directory, plan.tuned.directory]
-    outputs = {
-        suffix: output.with_name(output.name + suffix) for suffix, _ in rules(plan.options.rank)
-    }
+    outputs = check_outputs(plan, output, force=force, resume=resume)
     first = next(iter(outputs.values()))
-    if is_unfinished(first) and not (force or resume):
-        raise UsageError(
-            f"{shown(first)}: holds a run that was not finished; --resume continues it, --force"
-            " starts again"
-        )
-    for directory in outputs.values():
-        check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))
-    check_memory(plan)
-    # The factors lie on disk twice while they are put in order, and once for every rank.
-    check_space(output, (1 + len(outputs)) * plan.largest_result)
     with ExitStack() as stack:
         stack.enter_context(_stoppable())
         destinations = {
@@ -191,6 +179,33 @@ def run_plan(
             with_report=with_report,
             progress=progress,
         )
+
+
+def check_outputs(
+    plan: ExtractionPlan, output: Path, *, force: bool, resume: bool
+) -> dict[str, Path]:
+    """Return the directories that a plan writes, by the suffix of their names.
+
+    Raises:
+        UsageError: One of them must not be written to.
+        FormatError: Disk or memory will not do.
+    """
+    inputs = [plan.base.directory, plan.tuned.directory]
+    outputs = {
+        suffix: output.with_name(output.name + suffix) for suffix, _ in rules(plan.options.rank)
+    }
+    first = next(iter(outputs.values()))
+    if is_unfinished(first) and not (force or resume):
+        raise UsageError(
+            f"{shown(first)}: holds a run that was not finished; --resume continues it, --force"
+            " starts again"
+        )
+    for directory in outputs.values():
+        check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))
+    check_memory(plan)
+    # The factors lie on disk twice while they are put in order.
+    check_space(output, plan.largest_result + plan.largest_results)
+    return outputs
 
 
 @contextmanager

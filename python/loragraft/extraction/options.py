@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Values of ``--dtype`` and the safetensors codes that they stand for.
 FACTOR_DTYPES: Final = {"auto": "auto", "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-MOE_LAYOUTS: Final = ("peft", "peft-legacy", "per-expert")
+MOE_LAYOUTS: Final = ("auto", "peft", "peft-legacy", "per-expert")
 _IO: Final = ("auto", "mmap", "pread")
 
 
@@ -34,8 +34,8 @@ class ExtractOptions:
         seed: Of the sketches.
         threads: None for one per core.
         io: ``mmap``, ``pread``, or ``auto`` (a map unless the file lies on a network).
-        moe_layout: How experts are written: ``peft`` (one parameter for all, PEFT 0.19.1 and
-            later), ``peft-legacy`` (PEFT up to 0.18), or ``per-expert`` (each a module).
+        moe_layout: How experts are written: ``peft`` or ``auto`` (one parameter for all, PEFT
+            0.19.1 and later), ``peft-legacy`` (PEFT up to 0.18), or ``per-expert`` (each a module).
         rank_text: The rank rule as it was written.
         save_whole: Which other tensors are carried as they are.
     """
@@ -49,7 +49,7 @@ class ExtractOptions:
     seed: int = 0
     threads: int | None = None
     io: str = "auto"
-    moe_layout: str = "peft"
+    moe_layout: str = "auto"
     rank_text: str = ""
     save_whole: SaveWhole = SaveWhole.NONE
 
@@ -68,6 +68,11 @@ class ExtractOptions:
             raise UsageError(f"--power-iterations {self.power_iterations}: expected auto or 0..100")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed}: expected 0 to 2^63 - 1")
+
+    @property
+    def layout(self) -> str:
+        """The layout of experts that is written."""
+        return "peft" if self.moe_layout == "auto" else self.moe_layout
 
     @property
     def nested(self) -> bool:

@@ -78,7 +78,7 @@ def write_tensors(
     layout += [(tensor.key, tensor.dtype, tensor.shape) for tensor in carried.whole.tensors]
     notes = {"format": "pt"}
     if any(module.linear.experts for _, module, _ in written):
-        notes[LAYOUT_KEY] = plan.options.moe_layout
+        notes[LAYOUT_KEY] = plan.options.layout
     with SafetensorsWriter(path, layout, notes) as writer:
         for number, module, rank in written:
             key_a, key_b = keys[module.linear.address]

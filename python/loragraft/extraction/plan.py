@@ -11,6 +11,7 @@ from loragraft.architecture.modules import LinearModule, take_inventory
 from loragraft.architecture.selection import select
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.extraction.ranks import rules
 from loragraft.extraction.unit import Unit
 from loragraft.number_formats import VALUE_DTYPES
 from loragraft.wording import shown
@@ -93,9 +94,18 @@ class ExtractionPlan(NamedTuple):
 
     @property
     def largest_result(self) -> int:
-        """Bytes of factors if every module differs and takes its full rank."""
+        """Bytes of factors if every module differs and takes the largest rank."""
+        return self.result_at(self.options.rank.most)
+
+    @property
+    def largest_results(self) -> int:
+        """The same for all adapters that are written."""
+        return sum(self.result_at(rule.most) for _, rule in rules(self.options.rank))
+
+    def result_at(self, rank: int) -> int:
+        """Return the bytes of factors of a rank if every module differs."""
         size = 4 if FACTOR_DTYPES[self.options.dtype] == "F32" else 2
-        return sum(size * m.rank * m.parameters_per_rank for m in self.modules)
+        return sum(size * min(rank, m.rank) * m.parameters_per_rank for m in self.modules)
 
 
 def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> ExtractionPlan:
@@ -106,8 +116,8 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         NothingToAdaptError: No layer is left to adapt.
         UsageError: The selection names what does not exist.
     """
-    ours = take_inventory(base, options.moe_layout)
-    theirs = take_inventory(tuned, options.moe_layout, fallback=base.config)
+    ours = take_inventory(base, options.layout)
+    theirs = take_inventory(tuned, options.layout, fallback=base.config)
     chosen, left_out = select(ours, options.selection)
     embeddings = [linear for linear in chosen if linear.address.embedding]
     _check_untied(base, embeddings)

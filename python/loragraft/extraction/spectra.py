@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from loragraft.extraction.rank_floor import rounding_of_pair
 from loragraft.extraction.recognition import OtherTensors, Unit
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import TensorReport
+
+#: Reasons that say what a tensor is; the others say why it was not wanted.
+_NOUNS: Final = frozenset(
+    {"norm", "bias", "embedding", "router", "head", "vector", "scalar", "convolution"}
+)
 
 
 def spectrum(plan: ExtractionPlan, findings: Findings, number: int) -> Spectrum:
@@ -65,7 +70,7 @@ def other_tensors(
     plan: ExtractionPlan, tensors: Sequence[TensorReport]
 ) -> tuple[OtherTensors, ...]:
     """Return the tensors of other weights by what they are, such as ``norm``."""
-    whats = {entry.name: why for unit, why in plan.measured for entry in unit.entries}
+    whats = {entry.name: _noun(why) for unit, why in plan.measured for entry in unit.entries}
     changes: dict[str, list[float]] = {}
     for tensor in tensors:
         if tensor.name in whats and tensor.relative_change is not None:
@@ -74,3 +79,10 @@ def other_tensors(
         OtherTensors(what, sum(c > 0 for c in found), sum(c == 0 for c in found), max(found))
         for what, found in changes.items()
     )
+
+
+def _noun(why: str) -> str:
+    """Return what a tensor is that was left out for a reason."""
+    # "router: not part of all-linear, ..." is told of a router.
+    noun = why.partition(":")[0]
+    return noun if noun in _NOUNS else "other tensor"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loragraft.extraction.module_rows import module_rows
 from loragraft.extraction.options import FACTOR_DTYPES
@@ -61,7 +61,14 @@ def make_report(
             *after,
         ),
     )
-    inputs = {
+    item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
+    extra = {"recognition": recognised.to_json(item)}
+    return Report("extract", _inputs(plan, choice), summary, tensors, modules, extra)
+
+
+def _inputs(plan: ExtractionPlan, choice: Choice) -> dict[str, Any]:
+    options = plan.options
+    return {
         "base": plan.base.reference,
         "tuned": plan.tuned.reference,
         "rank": max(choice.ranks),
@@ -75,7 +82,6 @@ def make_report(
         "oversampling": options.oversampling,
         "power_iterations": options.power_iterations,
         "seed": options.seed,
+        "moe_layout": options.layout,
+        "save_whole": options.save_whole.value,
     }
-    item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
-    extra = {"recognition": recognised.to_json(item)}
-    return Report("extract", inputs, summary, tensors, modules, extra)

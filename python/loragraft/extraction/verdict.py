@@ -23,10 +23,10 @@ def verdict(modules: tuple[ModuleReport, ...], energy: float, error: float) -> s
     """Return one sentence: how many modules, which rank, what share of the change they keep."""
     ranks = sorted({module.rank for module in modules})
     rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    noun = "module" if len(modules) == 1 else "modules"
+    keeps = "keeps" if len(ranks) == 1 else "keep"
     return (
-        f"{rank} on {len(modules)} {noun} keeps {percent(energy)} of the squared change"
-        f" (relative error {error:.3g})"
+        f"{rank} on {counted(len(modules), 'module')} {keeps} {percent(energy)} of the squared"
+        f" change (relative error {error:.3g})"
     )
 
 
@@ -76,7 +76,7 @@ def _single_experts(plan: ExtractionPlan) -> list[str]:
     """Warn of experts one by one where PEFT knows them only together."""
     layouts = family_of(plan.base.config).experts
     single = any(module.linear.role is Role.EXPERTS for module in plan.modules)
-    if plan.options.moe_layout != "per-expert" or not single:
+    if plan.options.layout != "per-expert" or not single:
         return []
     if not layouts or all(layout.peft_reads_per_expert for layout in layouts):
         return []
@@ -87,7 +87,7 @@ def _single_experts(plan: ExtractionPlan) -> list[str]:
 
 
 def _capped(plan: ExtractionPlan) -> list[str]:
-    if not plan.capped:
+    if not plan.capped or not plan.options.rank.fixed:
         return []
     first = plan.capped[0]
     return [
@@ -113,8 +113,9 @@ def _large_changes(tensors: tuple[TensorReport, ...]) -> list[str]:
 
 
 def _one_sided(tensors: tuple[TensorReport, ...]) -> list[str]:
-    odd = [t for t in tensors if t.dtype_base is None or t.dtype_tuned is None]
-    odd += [t for t in tensors if t.why.startswith("vocabulary")]
+    left_out = [t for t in tensors if t.outcome is Outcome.LEFT_OUT and t.relative_change is None]
+    odd = [t for t in left_out if t.dtype_base is None or t.dtype_tuned is None]
+    odd += [t for t in left_out if t.why.startswith("vocabulary")]
     if not odd:
         return []
     return [

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from loragraft.report.model import ModuleReport, TensorReport
 
+#: The kind of all modules together.
+ALL: Final = "all"
 #: Optimal errors below this are rounding noise, and a ratio to them says nothing.
 _NOISE: Final = 1e-6
 
@@ -22,6 +24,7 @@ class KindFigures(NamedTuple):
     Attributes:
         kind: Such as ``q_proj``.
         modules: How many there are.
+        experts: How many experts each of them is of, at most; 0 for layers of their own.
         ranks: Smallest and largest rank.
         energy: Share of the kind's summed ‖ΔW‖² that the adapter keeps.
         lowest_energy: The lowest of any one module.
@@ -34,6 +37,7 @@ class KindFigures(NamedTuple):
 
     kind: str
     modules: int
+    experts: int
     ranks: tuple[int, int]
     energy: float
     lowest_energy: float
@@ -71,6 +75,7 @@ def gather(kind: str, modules: Sequence[ModuleReport]) -> KindFigures:
     return KindFigures(
         kind=kind,
         modules=len(modules),
+        experts=max(module.experts for module in modules) if kind != ALL else 0,
         ranks=(min(module.rank for module in modules), max(module.rank for module in modules)),
         energy=energy,
         lowest_energy=min(module.energy for module in modules),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.report.curves import recognition_parts
-from loragraft.report.kinds import by_kind, gather, left_out
+from loragraft.report.kinds import ALL, by_kind, gather, left_out
 from loragraft.report.page import Line, Page, Part, Table
 from loragraft.wording import percent, span
 
@@ -54,12 +54,12 @@ def _page(report: Report, *extra: Part) -> Page:
 
 def _figures(report: Report) -> Table:
     rows = tuple(tuple(_cells(figures)) for figures in by_kind(report.modules))
-    return Table(_COLUMNS, rows, tuple(_cells(gather("all", report.modules))))
+    return Table(_COLUMNS, rows, tuple(_cells(gather(ALL, report.modules))))
 
 
 def _cells(figures: KindFigures) -> Iterator[str]:
     yield figures.kind
-    yield str(figures.modules)
+    yield f"{figures.modules} × {figures.experts}" if figures.experts else str(figures.modules)
     yield span(*figures.ranks)
     yield percent(figures.energy)
     yield percent(figures.lowest_energy)
