@@ -45,11 +45,6 @@ class ModulePair(NamedTuple):
     base: LinearModule
     tuned: LinearModule
 
-    @property
-    def transposed(self) -> bool:
-        """Whether both sides hold ``[in, out]``, so that nothing need be turned."""
-        return self.base.transposed and self.tuned.transposed
-
 
 class Alignment(NamedTuple):
     """Every tensor of both checkpoints.
@@ -133,11 +128,18 @@ def _matched(
     # Several modules may lie in one tensor: all experts of a block.
     counts = Counter(linear.tensors for linear in theirs.linears)
     alone = {linear.tensors: linear for linear in theirs.linears if counts[linear.tensors] == 1}
+    # A text model may lie in a file by itself, or within one that sees and hears.
+    unwrapped = {_unwrapped(linear.name): linear for linear in theirs.linears}
     wanted = [linear for linear in ours.embeddings if linear.name in embeddings]
     for linear in (*ours.linears, *wanted):
         other = by_name.get(linear.name) or alone.get(linear.tensors)
+        other = other or unwrapped.get(_unwrapped(linear.name))
         if other is not None:
             yield ModulePair(linear, other)
+
+
+def _unwrapped(name: str) -> str:
+    return name.replace("language_model.", "", 1)
 
 
 def _vocabulary_grew(pair: ModulePair) -> bool:
@@ -173,7 +175,7 @@ def _misfit(pair: ModulePair) -> str:
 def _mismatch(base: Checkpoint, tuned: Checkpoint, misfits: Sequence[str]) -> MismatchError:
     more = f" and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
     return MismatchError(
-        f"{shown(base.reference)} and {shown(tuned.reference)} have tensors of different shapes,"
-        f" {len(misfits)} in all: {', '.join(misfits[:_SHOWN])}{more}; give two checkpoints of one"
-        " architecture"
+        f"{shown(base.reference)} and {shown(tuned.reference)} have weights of different shapes, or"
+        f" different numbers of experts, {len(misfits)} in all: {', '.join(misfits[:_SHOWN])}"
+        f"{more}; give two checkpoints of one architecture"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loragraft.architecture import family_of
+from loragraft.architecture.address import Address
 from loragraft.architecture.expert_layout import Projection
 from loragraft.architecture.expert_modules import expert_modules
 from loragraft.architecture.experts import find_experts
@@ -61,8 +62,8 @@ def test_single_experts_become_the_parameters_of_the_model_in_memory() -> None:
     assert gate_up.name == f"{QWEN}.gate_up_proj"
     assert gate_up.kind == "experts.gate_up_proj"
     assert (gate_up.layer, gate_up.shape, gate_up.experts) == (0, (2 * UNITS, WIDTH), EXPERTS)
-    assert gate_up.address == (QWEN, "gate_up_proj", 0, False)
-    assert down.address == (QWEN, "down_proj", 1, False)
+    assert gate_up.address == Address(QWEN, "gate_up_proj", 0)
+    assert down.address == Address(QWEN, "down_proj", 1)
     assert all(isinstance(matrix, Stacked) for matrix in gate_up.matrices)
     assert set(gate_up.tensors) | set(down.tensors) == set(mixtral())
     assert [m.address.swapped for m in expert_modules(group, "peft-legacy")] == [True, True]
@@ -212,8 +213,8 @@ def test_stacked_experts_of_an_unknown_family_need_proof() -> None:
     (group,) = find(stacked(), "unheard_of", **sizes)
     gate_up, down = expert_modules(group, "peft")
     assert gate_up.shape == (2 * UNITS, WIDTH)
-    assert gate_up.address == (QWEN, "gate_up_proj", 0, False)
-    assert down.address == (QWEN, "down_proj", 1, False)
+    assert gate_up.address == Address(QWEN, "gate_up_proj", 0)
+    assert down.address == Address(QWEN, "down_proj", 1)
     with pytest.raises(MismatchError, match="which of its rows are the gate's is not known"):
         expert_modules(group, "per-expert")
 

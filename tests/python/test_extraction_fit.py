@@ -227,7 +227,7 @@ def test_shapes_that_differ(tmp_path: Path) -> None:
     tuned = {name: np.ascontiguousarray(array) for name, array in tuned.items()}
     message = checks.refused(
         MismatchError,
-        "different shapes, 6 in all",
+        "different numbers of experts, 6 in all",
         lambda: extract(*_paths(tmp_path), tmp_path / "out"),
         (tmp_path, _sides(tmp_path, base, tuned))[0],
     )

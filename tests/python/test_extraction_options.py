@@ -254,7 +254,7 @@ def test_experts_can_be_left_out(tmp_path: Path) -> None:
         ({"rank": "auto", "max_rank": 0}, "--max-rank 0: expected"),
         ({"rank": "energy=1.5"}, "--rank energy=1.5: expected a share between 0 and 1"),
         ({"save_whole": "some"}, "--save-whole .some.: expected one of none, norms"),
-        ({"moe_layout": "flat"}, "--moe-layout flat: expected peft"),
+        ({"moe_layout": "flat"}, "--moe-layout flat: expected auto, peft"),
     ],
 )
 def test_options_that_cannot_be_used(

@@ -13,10 +13,11 @@ from loragraft.architecture.linear_module import LinearModule, layer_of
 from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
 from loragraft.architecture.unloaded import why_unloaded
-from loragraft.errors import MismatchError
+from loragraft.errors import FormatError, MismatchError
 from loragraft.number_formats import VALUE_DTYPES
 from loragraft.weights.quantisation import find_quantised
 from loragraft.weights.stored_weight import StoredWeight
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ class Inventory(NamedTuple):
         unknown_experts: Why its experts cannot be told; empty where they can, or there are none.
         paths: Paths in memory of all modules that have tensors, as far as these tell.
         embeddings: Matrices with a row for every token or position; they are among the others too.
+        codes: Names of tensors that are no values by themselves: codes, and their scales.
     """
 
     linears: tuple[LinearModule, ...]
@@ -55,6 +57,7 @@ class Inventory(NamedTuple):
     unknown_experts: str = ""
     paths: frozenset[str] = frozenset()
     embeddings: tuple[LinearModule, ...] = ()
+    codes: frozenset[str] = frozenset()
 
 
 def take_inventory(
@@ -82,6 +85,8 @@ def take_inventory(
         modules, others = _experts(groups, layout)
     except MismatchError as error:
         unknown = str(error)
+    except FormatError as error:
+        raise FormatError(f"{shown(checkpoint.reference)}: {error}") from None
     taken = {name for module in modules for name in module.tensors} | set(others)
     weights: dict[str, StoredWeight] = {}
     for weight in stored:
@@ -104,7 +109,10 @@ def take_inventory(
         for weight in stored
         if others.get(weight.name) == _EMBEDDING and _is_table(weight)
     )
-    return Inventory(tuple(modules), others, unknown, frozenset(paths), embeddings)
+    codes = {name for weight in stored if len(weight.tensors) > 1 for name in weight.tensors}
+    return Inventory(
+        tuple(modules), others, unknown, frozenset(paths), embeddings, frozenset(codes)
+    )
 
 
 def _is_table(weight: StoredWeight) -> bool:

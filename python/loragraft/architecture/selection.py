@@ -191,7 +191,16 @@ def _check_entries(inventory: Inventory, selection: Selection) -> None:
                 continue
             raise UsageError(
                 f"{option}: {entry!r} matches no module; there are {_kinds(inventory)}"
+                + _why_no_experts(entry, inventory)
             )
+
+
+def _why_no_experts(entry: str, inventory: Inventory) -> str:
+    """Return why experts that are there cannot be adapted, where they are asked for."""
+    if entry != _EXPERTS:
+        return ""
+    whys = sorted({why for name, why in inventory.others.items() if "experts" in name.split(".")})
+    return f"; the experts: {whys[0]}" if whys else ""
 
 
 def _check_layers(inventory: Inventory, selection: Selection) -> None:

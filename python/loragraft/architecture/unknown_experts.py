@@ -60,7 +60,10 @@ def proven_layouts(
         ends[f"{_MODULE}.{end}"] = kind
     if ends and frozenset(ends.values()) not in COMPLETE:
         raise _unknown(next(iter(ends)), "whose other matrices are not there", config)
-    return (ExpertLayout(_MODULE, StackedForm(ends)),) if ends else ()
+    # Models register gate and up first, whatever the order in the files.
+    order = list(_NAMES.values())
+    ordered = dict(sorted(ends.items(), key=lambda end: order.index(end[1])))
+    return (ExpertLayout(_MODULE, StackedForm(ordered)),) if ends else ()
 
 
 def _is_out_in(shape: tuple[int, ...], kind: Projection, config: Mapping[str, Any] | None) -> bool:

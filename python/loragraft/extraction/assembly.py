@@ -14,30 +14,27 @@ from loragraft.number_formats import DTYPES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from loragraft.extraction.choice import Written
     from loragraft.extraction.factors import FactorStore, SpooledFactors
-    from loragraft.extraction.plan import ModulePlan
 
 
-def assemble(
-    store: FactorStore, number: int, module: ModulePlan, rank: int
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def assemble(store: FactorStore, one: Written) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Return A ``(rank * experts, in)`` and B ``(out, rank * experts)`` of one module.
 
-    A module that is no stack of experts counts as one.
+    A module that is no stack of experts counts as one. What a matrix has no triplets for, or shall
+    not keep, is zero.
 
     Args:
         store: Holds the factors.
-        number: Of the module in the plan.
-        module: The module.
-        rank: Rank of every matrix; one that has fewer triplets is filled up with zeros.
+        one: What is to be written.
     """
-    out, into = peft_shape(module)
-    code = store.dtype(number)
-    packing = Packing(len(module.unit.base), rank, (out, into), DTYPES[code].storage)
-    for matrix, place, raw_a, raw_b in store.read(number):
+    out, into = peft_shape(one.module)
+    code = store.dtype(one.number)
+    packing = Packing(len(one.module.unit.base), one.rank, (out, into), DTYPES[code].storage)
+    for matrix, place, raw_a, raw_b in store.read(one.number):
         a = _array(raw_a, place, code, (place.rank, into))
         b = _array(raw_b, place, code, (out, place.rank))
-        packing.put(matrix, b[:, :rank], a[:rank])
+        packing.put(matrix, b[:, : one.kept], a[: one.kept])
     return packing.lora_a, packing.lora_b
 
 

@@ -87,7 +87,7 @@ def carry(plan: ExtractionPlan, choice: Choice, tensors: Sequence[TensorReport])
     what = plan.options.save_whole
     unchanged = {row.name for row in tensors if row.outcome is Outcome.UNCHANGED}
     ours = take_inventory(plan.base, plan.options.layout)
-    adapted = [module.linear for _, module, _ in choice.written(plan)]
+    adapted = [one.module.linear for one in choice.written(plan)]
     candidates = find_candidates(plan.base, plan.tuned, ours, adapted)
     with TensorBytes() as reader:
         whole = plan_whole(candidates, what, unchanged, reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from loragraft.architecture.roles import Role
 from loragraft.errors import NothingToAdaptError
 from loragraft.extraction.ranks import rules
 from loragraft.extraction.spectra import spectrum
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
 
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+
+
+class Written(NamedTuple):
+    """A module as it is written.
+
+    Attributes:
+        number: Of the module in the plan.
+        module: The module.
+        rank: Of its factors in the file.
+        kept: How many of their triplets are not zero.
+    """
+
+    number: int
+    module: ModulePlan
+    rank: int
+    kept: int
 
 
 class Choice(NamedTuple):
@@ -26,23 +43,36 @@ class Choice(NamedTuple):
     suffix: str
     ranks: tuple[int, ...]
 
-    def written(self, plan: ExtractionPlan) -> Iterator[tuple[int, ModulePlan, int]]:
-        """Yield (number, module, rank) of everything that goes into the file.
+    def written(self, plan: ExtractionPlan) -> Iterator[Written]:
+        """Yield everything that goes into the file.
 
-        Where one parameter of a block's experts is adapted its siblings are written too, as zeros
-        if need be: loaders expect all or none.
+        Loaders expect all of a block's experts, or none: where one parameter of them is adapted its
+        siblings are written too, as zeros if need be. Experts that are modules of their own are
+        stacked by PEFT, and looked for in every block: all are written, with the largest rank
+        among them.
         """
         blocks: dict[str, int] = {}
         for module, rank in zip(plan.modules, self.ranks, strict=True):
-            if module.linear.experts and rank:
-                path = module.linear.address.module
-                blocks[path] = max(rank, blocks.get(path, 0))
+            block = _block(module)
+            if block:
+                blocks[block] = max(rank, blocks.get(block, 0))
         for number, module in enumerate(plan.modules):
-            rank = self.ranks[number]
-            if not rank and module.linear.experts:
-                rank = blocks.get(module.linear.address.module, 0)
+            block, kept = _block(module), self.ranks[number]
+            rank = kept
+            if block and (not kept or not module.linear.experts):
+                rank = blocks[block]
             if rank:
-                yield number, module, rank
+                yield Written(number, module, rank, kept)
+
+
+def _block(module: ModulePlan) -> str:
+    """Return what experts a module is written together with; empty for other layers."""
+    linear = module.linear
+    if linear.experts:
+        return linear.address.module
+    if linear.role is not Role.EXPERTS or linear.address.parameter:
+        return ""
+    return Role.EXPERTS.value
 
 
 def choose(plan: ExtractionPlan, findings: Findings) -> tuple[Choice, ...]:

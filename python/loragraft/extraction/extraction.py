@@ -127,6 +127,8 @@ def extract(
         moe_layout=moe_layout,
         save_whole=_save_whole(save_whole),
     )
+    if output is None and options.save_whole is not SaveWhole.NONE:
+        raise UsageError("save_whole needs an output: factors alone are kept in memory")
     plan = plan_extraction(base, tuned, options)
     if output is None:
         from loragraft.extraction.in_memory import run_in_memory  # noqa: PLC0415 -- needs NumPy
@@ -197,8 +199,8 @@ def check_outputs(
     first = next(iter(outputs.values()))
     if is_unfinished(first) and not (force or resume):
         raise UsageError(
-            f"{shown(first)}: holds a run that was not finished; --resume continues it, --force"
-            " starts again"
+            f"{shown(first)}: holds a run that was not finished, or still goes on; --resume"
+            " continues it, --force starts again"
         )
     for directory in outputs.values():
         check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))

@@ -77,7 +77,7 @@ def run_in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction
 def _factors(
     plan: ExtractionPlan, choice: Choice, store: FactorStore
 ) -> Iterator[tuple[str, Factors]]:
-    for number, module, rank in choice.written(plan):
-        a, b = assemble(store, number, module, rank)
-        alpha = plan.options.scaling * rank
-        yield module.linear.name, Factors(a, b, store.dtype(number), alpha)
+    for one in choice.written(plan):
+        a, b = assemble(store, one)
+        alpha = plan.options.scaling * one.rank
+        yield one.module.linear.name, Factors(a, b, store.dtype(one.number), alpha)

@@ -55,6 +55,7 @@ def fingerprint(plan: ExtractionPlan) -> str:
     settings = (
         options.rank.most,
         options.nested,
+        options.layout,
         options.scaling,
         options.dtype,
         options.oversampling,
@@ -67,6 +68,8 @@ def fingerprint(plan: ExtractionPlan) -> str:
     for number, unit in enumerate(plan.units):
         rank = plan.modules[number].rank if number < len(plan.modules) else 0
         digest.update(f"{unit.name}\0{len(unit.base)}\0{rank}".encode())
+        if rank:
+            digest.update(repr(plan.modules[number].linear.address).encode())
         for entry in unit.entries:
             state = entry.identity
             digest.update(f"{entry.path}\0{entry.name}\0{entry.offset}\0{state}".encode())

@@ -11,32 +11,30 @@ from loragraft.report.model import ModuleReport
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loragraft.extraction.choice import Choice, Written
     from loragraft.extraction.findings import Findings, Measurement
-    from loragraft.extraction.plan import ModulePlan
 
 
-def module_rows(findings: Findings, ranks: Sequence[int]) -> tuple[ModuleReport, ...]:
+def module_rows(findings: Findings, choice: Choice) -> tuple[ModuleReport, ...]:
     """Return a row for every adapted module, in the plan's order.
 
     Args:
         findings: What the kernels found.
-        ranks: The rank that every module of the plan was given.
+        choice: The ranks that were written.
     """
     scaling = findings.plan.options.scaling
     return tuple(
-        module_row(module, findings.of_module(number), ranks[number], scaling)
-        for number, module in findings.changed()
-        if ranks[number]
+        module_row(one, findings.of_module(one.number), scaling)
+        for one in choice.written(findings.plan)
+        if one.kept and any(found.rank for found in findings.of_module(one.number))
     )
 
 
-def module_row(
-    module: ModulePlan, found: Sequence[Measurement], rank: int, scaling: float
-) -> ModuleReport:
+def module_row(one: Written, found: Sequence[Measurement], scaling: float) -> ModuleReport:
     """Return the row of one adapted module: of all its experts together where it has several."""
-    linear = module.linear
-    delta = math.fsum(one.delta_square for one in found)
-    errors = [one.at(rank) for one in found]
+    linear = one.module.linear
+    delta = math.fsum(each.delta_square for each in found)
+    errors = [each.at(one.kept) for each in found]
     error = ratio(math.fsum(residual for _, residual in errors), delta) or 0.0
     return ModuleReport(
         name=linear.name,
@@ -44,17 +42,17 @@ def module_row(
         layer=linear.layer,
         shape=linear.shape,
         experts=linear.experts,
-        rank=rank,
-        alpha=scaling * rank,
+        rank=one.rank,
+        alpha=scaling * one.rank,
         delta_norm=math.sqrt(delta),
-        weight_norm=math.sqrt(math.fsum(one.base_square for one in found)),
+        weight_norm=math.sqrt(math.fsum(each.base_square for each in found)),
         energy=1.0 - error * error,
         relative_error=error,
         optimal_error=ratio(math.fsum(optimum for optimum, _ in errors), delta),
-        rounding_floor=ratio(math.fsum(one.rounding_square for one in found), delta),
-        singular_values=_pooled([one.singular_values for one in found]),
-        dtype=_widest({one.dtype for one in found if one.rank}),
-        seconds=math.fsum(one.seconds for one in found),
+        rounding_floor=ratio(math.fsum(each.rounding_square for each in found), delta),
+        singular_values=_pooled([each.singular_values for each in found]),
+        dtype=_widest({each.dtype for each in found if each.rank}),
+        seconds=math.fsum(each.seconds for each in found),
     )
 
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from loragraft.destination import Destination
     from loragraft.extraction.carried import Carried
-    from loragraft.extraction.choice import Choice
+    from loragraft.extraction.choice import Choice, Written
     from loragraft.extraction.factors import FactorStore
-    from loragraft.extraction.plan import ExtractionPlan, ModulePlan
+    from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import Report
 
 
@@ -67,22 +67,22 @@ def write_tensors(
     Returns:
         The size of the file in bytes.
     """
-    written = sorted(choice.written(plan), key=lambda item: natural_key(item[1].linear.name))
+    written = sorted(choice.written(plan), key=lambda one: natural_key(one.module.linear.name))
     layout: list[tuple[str, str, tuple[int, ...]]] = []
-    keys = keys_of(module.linear.address for _, module, _ in written)
-    for number, module, rank in written:
+    keys = keys_of(one.module.linear.address for one in written)
+    for number, module, rank, _ in written:
         key_a, key_b = keys[module.linear.address]
         (out, into), code = peft_shape(module), store.dtype(number)
         width = rank * len(module.unit.base)
         layout += [(key_a, code, (width, into)), (key_b, code, (out, width))]
     layout += [(tensor.key, tensor.dtype, tensor.shape) for tensor in carried.whole.tensors]
     notes = {"format": "pt"}
-    if any(module.linear.experts for _, module, _ in written):
+    if any(one.module.linear.experts for one in written):
         notes[LAYOUT_KEY] = plan.options.layout
     with SafetensorsWriter(path, layout, notes) as writer:
-        for number, module, rank in written:
-            key_a, key_b = keys[module.linear.address]
-            lora_a, lora_b = _factors(store, number, module, rank)
+        for one in written:
+            key_a, key_b = keys[one.module.linear.address]
+            lora_a, lora_b = _factors(store, one)
             writer.write(key_a, lora_a)
             writer.write(key_b, lora_b)
         with TensorBytes() as reader:
@@ -93,14 +93,14 @@ def write_tensors(
 
 
 def _factors(
-    store: FactorStore, number: int, module: ModulePlan, rank: int
+    store: FactorStore, one: Written
 ) -> tuple[bytes, bytes] | tuple[NDArray[np.generic], NDArray[np.generic]]:
-    found = store.as_computed(number, module, rank)
+    found = store.as_computed(one.number, one.module, one.rank) if one.kept == one.rank else None
     if found is not None:
         return found
     from loragraft.extraction.assembly import assemble  # noqa: PLC0415 -- needs NumPy
 
-    return assemble(store, number, module, rank)
+    return assemble(store, one)
 
 
 def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[st
             module.linear.transposed and not module.linear.address.embedding,
             module.linear.address,
         )
-        for _, module, rank in choice.written(plan)
+        for _, module, rank, _ in choice.written(plan)
     ]
     rank = max(module.rank for module in written)
     family = family_of(plan.base.config)

@@ -8,16 +8,17 @@ from loragraft.adapter.embedding import why_not_factored
 from loragraft.adapter.tying import vocabulary_of
 from loragraft.alignment import TensorPair, align
 from loragraft.architecture.modules import LinearModule, take_inventory
+from loragraft.architecture.roles import Role
 from loragraft.architecture.selection import select
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.ranks import rules
 from loragraft.extraction.unit import Unit
 from loragraft.number_formats import VALUE_DTYPES
-from loragraft.wording import shown
+from loragraft.wording import quoted, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from loragraft.alignment import Alignment
     from loragraft.architecture.modules import Inventory
@@ -116,7 +117,7 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         NothingToAdaptError: No layer is left to adapt.
         UsageError: The selection names what does not exist.
     """
-    ours = take_inventory(base, options.layout)
+    ours = take_inventory(base, options.layout, fallback=tuned.config)
     theirs = take_inventory(tuned, options.layout, fallback=base.config)
     chosen, left_out = select(ours, options.selection)
     embeddings = [linear for linear in chosen if linear.address.embedding]
@@ -124,6 +125,7 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
     alignment = align(base, tuned, ours, theirs, [linear.name for linear in embeddings])
     _check_same_model(base, tuned, ours, alignment)
     wanted = {linear.name for linear in chosen}
+    _check_experts(base, tuned, chosen, alignment)
     modules, measured, untouched = [], [], []
     for pair in alignment.modules:
         unit, transposed = Unit.of_modules(pair)
@@ -133,7 +135,7 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         else:
             measured.append((unit, left_out[pair.base.tensor]))
     for other in alignment.others:
-        why = other.why or _why_uncomputable(other)
+        why = other.why or _why_uncomputable(other, ours.codes | theirs.codes)
         if why:
             untouched.append((other, why))
         else:
@@ -153,6 +155,22 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         ours.paths,
         options,
     )
+
+
+def _check_experts(
+    base: Checkpoint, tuned: Checkpoint, chosen: Sequence[LinearModule], alignment: Alignment
+) -> None:
+    """Refuse to leave experts out in silence because only one side tells what they are."""
+    paired = {pair.base.name for pair in alignment.modules}
+    lost = [one for one in chosen if one.role is Role.EXPERTS and one.name not in paired]
+    if lost:
+        raise MismatchError(
+            f"the experts {lost[0].name} of {shown(base.reference)} have no counterpart in"
+            f" {shown(tuned.reference)}: their model_type in config.json is"
+            f" {quoted((base.config or {}).get('model_type'))} and"
+            f" {quoted((tuned.config or {}).get('model_type'))}; give both sides the config.json of"
+            " the model, or leave the experts out with --exclude experts"
+        )
 
 
 def _check_untied(base: Checkpoint, embeddings: Sequence[LinearModule]) -> None:
@@ -175,9 +193,11 @@ def _is_alike(pair: TensorPair) -> bool:
     )
 
 
-def _why_uncomputable(pair: TensorPair) -> str:
+def _why_uncomputable(pair: TensorPair, codes: Collection[str]) -> str:
     if pair.base is None or pair.tuned is None:
         return pair.why
+    if pair.name in codes:
+        return "codes or scales of a weight that is not compared"
     for side, entry in (("BASE", pair.base), ("TUNED", pair.tuned)):
         if entry.dtype not in VALUE_DTYPES:
             return f"{entry.dtype} in {side} is not computed with"

@@ -43,7 +43,7 @@ def make_report(
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
     """
-    modules = module_rows(findings, choice.ranks)
+    modules = module_rows(findings, choice)
     energy, error = total_energy(modules)
     options = plan.options
     recognised = recognise(units(plan, findings), other_tensors(plan, tensors))
@@ -73,6 +73,7 @@ def _inputs(plan: ExtractionPlan, choice: Choice) -> dict[str, Any]:
         "tuned": plan.tuned.reference,
         "rank": max(choice.ranks),
         "rank_rule": options.rank_text,
+        "max_rank": options.rank.most,
         "alpha": options.scaling * max(choice.ranks),
         "dtype": options.dtype,
         "target_modules": list(options.selection.target_modules),

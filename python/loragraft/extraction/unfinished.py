@@ -63,7 +63,9 @@ class Unfinished:
             raise StoppedError(
                 f"stopped after {finished} of {total} matrices; --resume continues"
             ) from None
-        self._remove()
+        # What was there before this run fails with it only where it was used up.
+        if kind is None or not self._resume:
+            self._remove()
 
     def _remove(self) -> None:
         for name in (JOURNAL_FILE, _SPOOL_FILE):

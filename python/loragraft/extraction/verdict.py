@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import Role
 from loragraft.extraction.findings import LARGE_CHANGE
+from loragraft.extraction.recognition import UNRELATED
 from loragraft.report.model import Outcome
 from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import ModuleReport, TensorReport
-
-#: Two independent matrices of one distribution differ by √2 of their norm. Fine-tunes stay far
-#: below this; what exceeds it in most tensors was hardly trained from that base.
-UNRELATED: Final = 0.5
 
 
 def verdict(modules: tuple[ModuleReport, ...], energy: float, error: float) -> str:

@@ -36,6 +36,7 @@ _REFUSED: Final = (
     (".weight_scale_2", "NVFP4 (ModelOpt)"),
     (".weight_global_scale", "NVFP4"),
     (".hqq_scale", "HQQ"),
+    (".scale_weight", "scaled fp8 with scale_weight"),
     (".codebooks", "AQLM"),
 )
 
@@ -48,7 +49,13 @@ def find_quantised(checkpoint: Checkpoint) -> dict[str, StoredWeight]:
             is not read.
     """
     _refuse(checkpoint)
-    return dict(_each(checkpoint))
+    found = dict(_each(checkpoint))
+    dtypes = {weight.dtype for weight in found.values()}
+    for name, entry in checkpoint.tensors.items():
+        bare = name.endswith(".weight") and len(entry.shape) == 2 and name not in found
+        if bare and entry.dtype in dtypes:
+            raise _without_scales(entry, "others of the same format have theirs")
+    return found
 
 
 def _each(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredWeight]]:
@@ -61,11 +68,15 @@ def _each(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredWeight]]:
             if scales is not None:
                 yield name, _scaled(checkpoint, entry, *scales)
             elif entry.dtype != "U8" and _quantisation(checkpoint):
-                raise FormatError(
-                    f"{shown(entry.path)}: tensor {quoted(name)} is {entry.dtype} without scales:"
-                    f" expected {quoted(name + '_scale_inv')} or {quoted(name + '_scale')} beside"
-                    " it, for config.json says the model is quantised; fetch it again"
-                )
+                raise _without_scales(entry, "config.json says that the model is quantised")
+
+
+def _without_scales(codes: TensorEntry, why: str) -> FormatError:
+    return FormatError(
+        f"{shown(codes.path)}: tensor {quoted(codes.name)} is {codes.dtype} without scales:"
+        f" expected {quoted(codes.name + '_scale_inv')} or {quoted(codes.name + '_scale')} beside"
+        f" it, for {why}; fetch the checkpoint again"
+    )
 
 
 def _quantisation(checkpoint: Checkpoint) -> Mapping[str, Any]:
