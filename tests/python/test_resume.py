@@ -124,7 +124,7 @@ def test_nothing_to_resume(tmp_path: Path, pair) -> None:
     out = tmp_path / "out"
     extract(*pair, out, rank=4, resume=True)
     before = _bytes(out)
-    with pytest.raises(UsageError, match="exists and is not empty"):
+    with pytest.raises(UsageError, match="finished: there is nothing to resume"):
         extract(*pair, out, rank=4, resume=True)
     assert _bytes(out) == before
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loragraft.adapter.peft_config import CONFIG_FILE
 from loragraft.adapter.whole_plan import SaveWhole
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
@@ -201,6 +202,11 @@ def check_outputs(
         raise UsageError(
             f"{shown(first)}: holds a run that was not finished, or still goes on; --resume"
             " continues it, --force starts again"
+        )
+    if resume and not force and not is_unfinished(first) and (first / CONFIG_FILE).exists():
+        raise UsageError(
+            f"{shown(first)}: exists and is finished: there is nothing to resume; --force makes it"
+            " anew"
         )
     for directory in outputs.values():
         check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))
