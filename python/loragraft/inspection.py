@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.restored import kinds_of, restored_by
 from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import STACKED_EXPERTS, take_inventory
 from loragraft.checkpoint import open_checkpoint
@@ -156,7 +157,7 @@ def _inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
         files=tuple(sorted({entry.path.name for entry in entries})),
         dtypes=_dtypes(entries),
         kinds=_adapter_kinds(adapter, modules),
-        others={"no LoRA factor": len(adapter.other_tensors)} if adapter.other_tensors else {},
+        others=dict(kinds_of(adapter)),
         layers=len({module.layer for module in modules} - {None}),
         base_model=base if isinstance(base, str) else None,
         ranks=dict(sorted(Counter(module.rank for module in modules).items())),
@@ -221,11 +222,17 @@ def _adapter_problems(adapter: PeftAdapter, modules: Sequence[AdaptedModule]) ->
     idle = [module.name for module in modules if module.norm == 0.0]
     if idle:
         yield f"Modules that change nothing (B·A is 0): {len(idle)}, such as {idle[0]}."
-    if adapter.other_tensors:
-        shown = ", ".join(sorted(adapter.other_tensors)[:_SHOWN])
+    strays = sorted(restored_by(adapter).strays)
+    if strays:
         yield (
-            f"Tensors that are no LoRA factors: {len(adapter.other_tensors)}, such as {shown};"
-            " loragraft does not merge them, and vLLM refuses adapters with modules_to_save."
+            f"Tensors that are no LoRA factors: {len(strays)}, such as"
+            f" {', '.join(strays[:_SHOWN])}; PEFT loads them over the base's, or not at all, and"
+            " loragraft does not merge them."
+        )
+    if len(adapter.other_tensors) > len(strays):
+        yield (
+            "It carries tensors beside its factors, which PEFT loads and merge applies; vLLM"
+            " refuses such adapters."
         )
     if len({module.rank for module in modules}) > 1:
         yield "Ranks differ: serving engines reserve the largest for every module."

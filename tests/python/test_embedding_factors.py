@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from loragraft.adapter.contents import whole_tensors
 from loragraft.adapter.embedding import (
     embedding_factors,
     embedding_keys,
@@ -73,11 +72,17 @@ def test_factors_of_an_embedding_of_its_own(
     )
     check(pair, adapter, monkeypatch)
     read = read_adapter(adapter)
-    found = whole_tensors(read.config, read.other_tensors)
-    a, b = found.embeddings[EMBEDDING]
-    assert (a.shape, b.shape) == ((RANK, VOCABULARY), (16, RANK))
-    with pytest.raises(FormatError, match="alone; expected lora_embedding_A and"):
-        whole_tensors(read.config, {a.name: a})
+    found = next(module for module in read.modules if module.name == EMBEDDING)
+    assert (found.lora_A.shape, found.lora_B.shape) == ((RANK, VOCABULARY), (16, RANK))
+    assert read.other_tensors == {}
+
+
+def test_one_factor_alone_is_refused(tmp_path: Path) -> None:
+    pair = tune(build("llama", tmp_path / "base"), tmp_path / "tuned", (Q,), change)
+    alone = {embedding_keys(EMBEDDING)[0]: torch.ones(RANK, VOCABULARY)}
+    adapter = write_adapter(tmp_path / "out", pair, WholePlan(), alone, embeddings=(EMBEDDING,))
+    with pytest.raises(FormatError, match=rf"module {EMBEDDING} has no lora_B"):
+        read_adapter(adapter)
 
 
 def test_scaled_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

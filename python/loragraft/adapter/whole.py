@@ -12,17 +12,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loragraft.adapter.tying import TIED_HEAD, is_token_embedding, vocabulary_of
+from loragraft.adapter.tensor_names import containers_of, head_name, owner_of, tensor_names
+from loragraft.adapter.tying import is_token_embedding, vocabulary_of
 from loragraft.architecture.families import family_of
-from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
 from loragraft.architecture.unloaded import why_unloaded
 from loragraft.number_formats import WEIGHT_DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from loragraft.adapter.tying import Vocabulary
     from loragraft.architecture.modules import Inventory, LinearModule
     from loragraft.checkpoint import Checkpoint, TensorEntry
 
@@ -160,12 +159,12 @@ class _Sorting:
         adapted: Sequence[LinearModule],
     ) -> None:
         self._sides = vocabulary_of(base), vocabulary_of(tuned)
-        names = _names(base, base)
+        names = tensor_names(base, base)
         ours = {names[name]: entry for name, entry in base.tensors.items()}
         alike = base.tensors.keys() == tuned.tensors.keys()
-        their_names = names if alike else _names(tuned, base)
+        their_names = names if alike else tensor_names(tuned, base)
         theirs = {name: tuned.tensors[raw] for raw, name in their_names.items()}
-        self._head = _head_name(self._sides, (names, their_names))
+        self._head = head_name(self._sides, (names, their_names))
         self._pairs = {name: _Pair(ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
         self._raw_names = names
         self._reasons = {names[raw]: why for raw, why in inventory.others.items()}
@@ -181,14 +180,14 @@ class _Sorting:
         # Heads and routers without factors are modules like others; the rest of the linear layers
         # was left out by choice.
         self._movable = {
-            _owner(names[module.tensor]): module.role
+            owner_of(names[module.tensor]): module.role
             for module in inventory.linears
             if module.role in {Role.HEAD, Role.ROUTER}
             and not module.experts
             and names[module.tensor] not in changing
         }
-        self._linears = {_owner(name) for name in self._matrices}.difference(self._movable)
-        self._containers = {c for path in self._linears for c in _containers(path)}
+        self._linears = {owner_of(name) for name in self._matrices}.difference(self._movable)
+        self._containers = {c for path in self._linears for c in containers_of(path)}
         self._refused: dict[_Pair, str] = {}
         self._biases: list[Part] = []
 
@@ -204,7 +203,7 @@ class _Sorting:
             known=frozenset(
                 path
                 for name in self._pairs.keys() - self._unloaded.keys()
-                for path in _containers(name)
+                for path in containers_of(name)
             ),
             adapted=frozenset(module.address.module or module.name for module in self._adapted),
             tied=tied,
@@ -250,7 +249,7 @@ class _Sorting:
         """Return all tensors in each module, those of modules in it included."""
         parts: dict[str, list[tuple[str, _Pair]]] = {path: [] for path in owners}
         for name, pair in self._pairs.items():
-            for path in () if name in self._unloaded else _containers(name):
+            for path in () if name in self._unloaded else containers_of(name):
                 if path in parts:
                     parts[path].append((name[len(path) + 1 :], pair))
         return parts
@@ -307,51 +306,13 @@ class _Sorting:
         rest = [module for module in modules if module.name != head]
         if base.tied and tuned.tied:
             # Loaders ignore what the file holds under the head's name.
-            embedding = _owner(self._raw_names[base.embedding.entry.name])
+            embedding = owner_of(self._raw_names[base.embedding.entry.name])
             return rest, (embedding, head), False
         if base.head is None or tuned.head is None:
             return modules, (), False
         self._refused.pop(self._pairs[f"{head}.weight"], None)
         part = Part("weight", base.head.entry, tuned.head.entry)
         return [*rest, WholeModule(head, WholeKind.HEAD, (part,), tokens=True)], (), True
-
-
-def _head_name(sides: Iterable[Vocabulary], names: Iterable[Mapping[str, str]]) -> str:
-    """Return the path of the head in memory, which only sides with a tensor for it tell."""
-    for side, table in zip(sides, names, strict=True):
-        if side.head is not None and side.head.path:
-            return _owner(table[f"{side.head.path}.weight"])
-    return TIED_HEAD
-
-
-def _names(checkpoint: Checkpoint, base: Checkpoint) -> dict[str, str]:
-    """Return the name in memory of every tensor."""
-    config = base.config if checkpoint.config is None else checkpoint.config
-    paths = {_owner(name) for name in checkpoint.tensors} - {""}
-    # A family's renames speak of the modules in a module, so a parameter stands in for one.
-    bare = {name for name in checkpoint.tensors if not name.endswith((".weight", ".bias"))}
-    names = name_modules(paths | bare, family_of(config), config)
-    for inner in list(names):
-        for path in _containers(inner):
-            if path in paths and names[inner].endswith(inner[len(path) :]):
-                names[path] = names[inner].removesuffix(inner[len(path) :])
-    return {
-        name: f"{names[path]}.{last}" if path else last
-        for name in checkpoint.tensors
-        for path, _, last in [name.rpartition(".")]
-    }
-
-
-def _owner(tensor: str) -> str:
-    return tensor.rpartition(".")[0]
-
-
-def _containers(path: str) -> Iterator[str]:
-    """Yield the paths of the modules that contain a module or tensor."""
-    position = path.find(".")
-    while position >= 0:
-        yield path[:position]
-        position = path.find(".", position + 1)
 
 
 def _why_not_copied(pair: _Pair) -> str:

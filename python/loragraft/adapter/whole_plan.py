@@ -17,10 +17,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loragraft.adapter.contents import BY_BIAS, BY_MODULES, by_tokens
 from loragraft.adapter.tokens import changed_rows, handful, row_spans, same_bytes, token_key
 from loragraft.adapter.whole import WholeKind
 from loragraft.natural_order import natural_key
-from loragraft.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "base_model.model."
 _CHUNK_BYTES: Final = 8 << 20
-_WHOLE: Final = "whole, by modules_to_save"
-_BIAS: Final = "over the base's, by bias"
 
 
 class SaveWhole(StrEnum):
@@ -259,7 +257,7 @@ class _Plan:
         shape = (len(rows), tuned.shape[1])
         spans = row_spans(tuned, rows)
         self._tensors.append(SavedTensor(token_key(module.name), tuned.dtype, shape, tuned, spans))
-        how = f"{counted(len(rows), 'row')}, by trainable_token_indices"
+        how = by_tokens(len(rows))
         self._saved.update(dict.fromkeys(weights[0].tensors, how))
         return True
 
@@ -267,21 +265,21 @@ class _Plan:
         names = {module.name for module in modules}
         for module in modules:
             for part in module.parts:
-                self._add(f"{module.name}.{part.key}", part, _WHOLE)
+                self._add(f"{module.name}.{part.key}", part, BY_MODULES)
         tied = self._candidates.tied
         if tied and tied[0] in names:
             embedding = next(module for module in modules if module.name == tied[0])
             names.add(tied[1])
             self._config["ensure_weight_tying"] = True
             for part in embedding.parts:
-                self._add(f"{tied[1]}.{part.key}", part, _WHOLE)
+                self._add(f"{tied[1]}.{part.key}", part, BY_MODULES)
         if names:
             self._config["modules_to_save"] = self._entries(names)
 
     def _save_biases(self) -> None:
         changed = [part for part in self._candidates.biases if self._differs(part)]
         for part in changed:
-            self._add(part.key, part, _BIAS)
+            self._add(part.key, part, BY_BIAS)
         if changed:
             factored = all(".base_layer." in part.key for part in changed)
             self._config["bias"] = "lora_only" if factored else "all"

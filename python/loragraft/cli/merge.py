@@ -34,7 +34,7 @@ def merge_command(
     """Write the checkpoint that BASE is with ADAPTER merged into it.
 
     Files, their order and metadata are those of BASE; only the adapted weights differ, each
-    rounded once. Memory does not grow with the model.
+    rounded once, and the tensors that ADAPTER carries whole. Memory does not grow with the model.
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
         from loragraft.merging import merge

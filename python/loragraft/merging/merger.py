@@ -11,7 +11,7 @@ from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.placement import place_adapter
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.errors import MismatchError, UsageError
+from loragraft.errors import UsageError
 from loragraft.merging.companions import (
     CONFIG,
     companion_files,
@@ -21,19 +21,18 @@ from loragraft.merging.companions import (
 )
 from loragraft.merging.patches import patches_of
 from loragraft.merging.tensors import TensorMerger
+from loragraft.merging.whole import replacements
 from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import SafetensorsWriter, write_bytes_atomic
 from loragraft.tensor_reader import TensorReader
 from loragraft.weights.pieces import pieces
 from loragraft.weights.source import Plain
-from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from loragraft.adapter.peft import PeftAdapter
     from loragraft.architecture.modules import Inventory
     from loragraft.checkpoint import Checkpoint
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 _CODES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,7 @@ class MergeResult:
         tensors: Number of tensors written.
         bytes_written: Size of all tensor files.
         seconds: Wall time.
+        replaced: Number of tensors that the adapter replaced, or rows of them.
     """
 
     output: Path
@@ -61,6 +60,7 @@ class MergeResult:
     tensors: int
     bytes_written: int
     seconds: float
+    replaced: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -68,6 +68,7 @@ class MergeResult:
             "command": "merge",
             "output": str(self.output),
             "modules": self.modules,
+            "replaced": self.replaced,
             "tensors": self.tensors,
             "bytes_written": self.bytes_written,
             "seconds": self.seconds,
@@ -102,10 +103,12 @@ def merge(
     in float32. The rounding to the stored dtype (nearest, ties to even) is the only one beyond
     float32, and the result is what `verify` means by bit-exact.
 
-    All other tensors are copied byte for byte. Files, metadata and the order of the tensors in
-    them are those of BASE; config.json, written last, marks a finished checkpoint. On an error
-    or interrupt every file written so far is removed. Memory: a few slabs of 4 MiB and the factors
-    of two modules; of experts whose rows do not lie together in the base's tensor, one matrix too.
+    Modules, rows of tokens and biases that the adapter carries take the place of the base's, in
+    the dtype that these are stored in. All other tensors are copied byte for byte. Files, metadata
+    and the order of the tensors in them are those of BASE; config.json, written last, marks a
+    finished checkpoint. On an error or interrupt every file written so far is removed. Memory: a
+    few slabs of 4 MiB and the factors of two modules; of experts whose rows do not lie together in
+    the base's tensor, one matrix too.
 
     Args:
         base: The base checkpoint: directory, .safetensors file or Hub id.
@@ -119,19 +122,20 @@ def merge(
     Raises:
         FormatError: A file cannot be read or written, or the disk has too little space.
         MismatchError: The adapter does not fit the base, changes a weight that is stored as codes,
-            or has tensors that are no LoRA factors.
+            or has tensors that neither are factors nor have a place in the base.
         NonFiniteError: A weight to write is NaN or Inf.
         UsageError: An unknown ``dtype``, or ``output`` is in use.
     """
     started = time.perf_counter()
     code = _code(dtype)
     before, lora, target = open_checkpoint(base), read_adapter(adapter), Path(output)
-    _check_factors_only(lora)
     check_destination(target, (before.directory, lora.directory), force=force)
     placed = place_adapter(lora, before)
     patches = patches_of(placed.placements)
     with TensorReader() as reader:
-        tensors = TensorMerger(reader, patches, code, _of_codes(placed.inventory))
+        replaced = replacements(lora, before, patches.keys(), reader)
+        kept = _of_codes(placed.inventory)
+        tensors = TensorMerger(reader, patches, code, kept, replaced)
         job = _Job(before, tensors, code, progress)
         job.total = sum(tensors.nbytes(entry) for entry in before.tensors.values())
         companions = companion_files(before)
@@ -143,7 +147,9 @@ def merge(
             written = sum(_write_shard(job, destination, shard) for shard in before.shards)
             _write_companions(job, destination, companions)
     seconds = time.perf_counter() - started
-    return MergeResult(target, len(placed.placements), len(before.tensors), written, seconds)
+    return MergeResult(
+        target, len(placed.placements), len(before.tensors), written, seconds, len(replaced)
+    )
 
 
 def _code(dtype: str | None) -> str | None:
@@ -152,18 +158,6 @@ def _code(dtype: str | None) -> str | None:
     if dtype not in _CODES:
         raise UsageError(f"dtype {dtype!r} cannot be written: expected one of {', '.join(_CODES)}")
     return _CODES[dtype]
-
-
-def _check_factors_only(adapter: PeftAdapter) -> None:
-    """Refuse what would be lost in a merge of LoRA factors alone."""
-    names = sorted(adapter.other_tensors)
-    if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        raise MismatchError(
-            f"{shown(adapter.directory)}: tensors that are no LoRA factors cannot be merged:"
-            f" {', '.join(names[:_SHOWN])}{more}; make the adapter without modules_to_save, biases"
-            " and embeddings, or merge it with PEFT"
-        )
 
 
 def _of_codes(inventory: Inventory) -> frozenset[str]:

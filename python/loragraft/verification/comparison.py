@@ -53,7 +53,7 @@ def same_bits(reader: TensorReader, pair: TensorPair) -> bool:
     base, tuned = pair.base, pair.tuned
     assert base is not None
     assert tuned is not None
-    return base.dtype == tuned.dtype and _same_bytes(reader, base, tuned)
+    return base.dtype == tuned.dtype and same_bytes(reader, base, tuned)
 
 
 def unchanged(pair: TensorPair) -> TensorReport:
@@ -88,7 +88,8 @@ def _equal_values(base: TensorEntry, tuned: TensorEntry) -> str:
     return f"equal values, stored as {base.dtype} and {tuned.dtype}"
 
 
-def _same_bytes(reader: TensorReader, left: TensorEntry, right: TensorEntry) -> bool:
+def same_bytes(reader: TensorReader, left: TensorEntry, right: TensorEntry) -> bool:
+    """Say whether two tensors of one size hold the same bytes."""
     flat = [replace(entry, dtype="U8", shape=(entry.nbytes,)) for entry in (left, right)]
     # A slab of n float32 values is 4·n bytes here as well.
     return all(

@@ -37,6 +37,7 @@ from loragraft.verification.measurement import relative_error
 from loragraft.verification.tally import total
 from loragraft.verification.units import check_adapted, units_of
 from loragraft.verification.walk import walk
+from loragraft.verification.whole import check_whole
 from loragraft.wording import percent
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from loragraft.report.model import TensorReport
     from loragraft.verification.measurement import Measurement
     from loragraft.verification.walk import Progress
-
-_SHOWN = 3
 
 
 def verify(
@@ -64,6 +63,9 @@ def verify(
     Every tensor of both checkpoints is read and accounted for, in whatever form the two store it.
     Memory is a few slabs of at most 16 MiB and the factors of one module; with ``optimum`` also
     16·min(out, in)² bytes.
+
+    Modules, rows of tokens and biases that the adapter carries as they are in TUNED count as saved
+    whole; where they are not, the tensor is left out, and its row and a warning say so.
 
     A module whose weight is equal on both sides has no ΔW to be relative to: its relative error is
     0 if the adapter leaves the weight alone, else 1 and a warning.
@@ -97,15 +99,16 @@ def verify(
     units = units_of(before, after, alignment, placed.placements)
     reasons = {**theirs.others, **placed.inventory.others}
     tensors, found = walk(before, after, units, reasons, optimum=optimum, progress=progress)
+    whole = check_whole(lora, before, after, tensors)
     modules = tuple(item.module for item in found)
     claims = check_claims(lora.directory / "report.json", modules)
-    warnings = (*_warnings(lora, found), *(claims.warnings if claims else ()))
-    nbytes = sum(unit.nbytes for unit in units)
+    warnings = (*_warnings(found), *whole.warnings, *(claims.warnings if claims else ()))
+    cost = (sum(unit.nbytes for unit in units), time.perf_counter() - started)
     return Report(
         command="verify",
         inputs=_inputs(before, after, lora, optimum),
-        summary=_summary(lora, tensors, found, warnings, (nbytes, time.perf_counter() - started)),
-        tensors=tensors,
+        summary=_summary(lora, whole.tensors, found, warnings, cost),
+        tensors=whole.tensors,
         modules=modules,
         extra={} if claims is None else {"claims": claims.to_json()},
     )
@@ -122,7 +125,7 @@ def _inputs(
     }
 
 
-def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
+def _warnings(found: Sequence[Measurement]) -> list[str]:
     warnings = []
     still = [
         item.module.name for item in found if item.tally.delta == 0.0 and item.tally.residual > 0.0
@@ -131,12 +134,6 @@ def _warnings(adapter: PeftAdapter, found: Sequence[Measurement]) -> list[str]:
         warnings.append(
             "the adapter changes modules whose weights are equal in BASE and TUNED:"
             f" {len(still)}, such as {still[0]}"
-        )
-    if adapter.other_tensors:
-        listed = ", ".join(sorted(adapter.other_tensors)[:_SHOWN])
-        warnings.append(
-            "tensors of the adapter that are no LoRA factors were not verified:"
-            f" {len(adapter.other_tensors)}, such as {listed}"
         )
     worse = [item.module.name for item in found if item.tally.residual > item.tally.delta > 0.0]
     if worse:
