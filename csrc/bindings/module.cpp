@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, module) {
   register_io(module);
   register_stored(module);
   register_linalg(module);
+  register_exact(module);
   register_batch(module);
 }

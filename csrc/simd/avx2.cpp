@@ -79,10 +79,21 @@ struct Vec {
     return {_mm256_and_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF)))};
   }
 
+  [[nodiscard]] Vec signed_like(Vec other) const {
+    const __m256 sign = _mm256_and_ps(other.value, _mm256_set1_ps(-0.0F));
+    return {_mm256_xor_ps(value, sign)};
+  }
+  [[nodiscard]] std::size_t nonzero_lanes() const {
+    const __m256 differs = _mm256_cmp_ps(value, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+    return static_cast<std::size_t>(
+        __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(differs))));
+  }
+
   friend Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
   friend Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
   friend Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
   friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.value, b.value)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.value, b.value)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 
   struct Sums {
@@ -210,12 +221,14 @@ struct Bytes {
 }  // namespace loragraft
 
 #include "simd/bytes_impl.hpp"
+#include "simd/cells_impl.hpp"
 
 namespace loragraft {
 
 const Kernels& kernels_avx2() {
   static constexpr ByteKernels kBytes = make_byte_kernels();
-  static constexpr Kernels kTable = make_kernels("avx2", &kBytes);
+  static constexpr CellKernels kCells = make_cell_kernels();
+  static constexpr Kernels kTable = make_kernels("avx2", &kBytes, &kCells);
   return kTable;
 }
 

@@ -18,12 +18,14 @@ struct Bytes : Bytes512 {
 }  // namespace loragraft
 
 #include "simd/bytes_impl.hpp"
+#include "simd/cells_impl.hpp"
 
 namespace loragraft {
 
 const Kernels& kernels_avx512() {
   static constexpr ByteKernels kBytes = make_byte_kernels();
-  static constexpr Kernels kTable = make_kernels("avx512", &kBytes);
+  static constexpr CellKernels kCells = make_cell_kernels();
+  static constexpr Kernels kTable = make_kernels("avx512", &kBytes, &kCells);
   return kTable;
 }
 

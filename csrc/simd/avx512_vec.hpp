@@ -74,11 +74,19 @@ struct Vec {
     return {_mm512_and_ps(value, _mm512_castsi512_ps(_mm512_set1_epi32(0x7F800000)))};
   }
   [[nodiscard]] Vec magnitude() const { return {_mm512_abs_ps(value)}; }
+  [[nodiscard]] Vec signed_like(Vec other) const {
+    return {_mm512_xor_ps(value, _mm512_and_ps(other.value, _mm512_set1_ps(-0.0F)))};
+  }
+  [[nodiscard]] std::size_t nonzero_lanes() const {
+    return static_cast<std::size_t>(
+        __builtin_popcount(_mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NEQ_UQ)));
+  }
 
   friend Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.value, b.value)}; }
   friend Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
   friend Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
   friend Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.value, b.value)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.value, b.value)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
 
   struct Sums {

@@ -19,12 +19,14 @@ struct Bytes : Bytes512 {
 }  // namespace loragraft
 
 #include "simd/bytes_impl.hpp"
+#include "simd/cells_impl.hpp"
 
 namespace loragraft {
 
 const Kernels& kernels_avx512vnni() {
   static constexpr ByteKernels kBytes = make_byte_kernels();
-  static constexpr Kernels kTable = make_kernels("avx512vnni", &kBytes);
+  static constexpr CellKernels kCells = make_cell_kernels();
+  static constexpr Kernels kTable = make_kernels("avx512vnni", &kBytes, &kCells);
   return kTable;
 }
 

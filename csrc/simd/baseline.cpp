@@ -74,6 +74,18 @@ struct Vec {
       return float_of(bits & 0x7F800000U);
     });
   }
+  [[nodiscard]] Vec magnitude() const {
+    return each([this](std::size_t i) { return __builtin_fabsf(value[i]); });
+  }
+  [[nodiscard]] Vec signed_like(const Vec& other) const {
+    return each(
+        [&](std::size_t i) { return __builtin_signbit(other.value[i]) ? -value[i] : value[i]; });
+  }
+  [[nodiscard]] std::size_t nonzero_lanes() const {
+    std::size_t count = 0;
+    for (const float x : value) count += x != 0.0F ? 1 : 0;
+    return count;
+  }
 
   friend Vec add(const Vec& a, const Vec& b) {
     return each([&](std::size_t i) { return a.value[i] + b.value[i]; });
@@ -86,6 +98,9 @@ struct Vec {
   }
   friend Vec max(const Vec& a, const Vec& b) {
     return each([&](std::size_t i) { return a.value[i] > b.value[i] ? a.value[i] : b.value[i]; });
+  }
+  friend Vec min(const Vec& a, const Vec& b) {
+    return each([&](std::size_t i) { return a.value[i] < b.value[i] ? a.value[i] : b.value[i]; });
   }
   friend Vec fma(const Vec& a, const Vec& b, const Vec& c) {
     return each([&](std::size_t i) { return a.value[i] * b.value[i] + c.value[i]; });
@@ -106,11 +121,14 @@ struct Vec {
 }  // namespace loragraft
 
 #include "simd/kernels_impl.hpp"
+// After what it builds on.
+#include "simd/cells_impl.hpp"
 
 namespace loragraft {
 
 const Kernels& kernels_baseline() {
-  static constexpr Kernels kTable = make_kernels("baseline", nullptr);
+  static constexpr CellKernels kCells = make_cell_kernels();
+  static constexpr Kernels kTable = make_kernels("baseline", nullptr, &kCells);
   return kTable;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/encoding.hpp"
 #include "simd/bytes.hpp"
+#include "simd/cells.hpp"
 
 namespace loragraft {
 
@@ -60,6 +61,8 @@ struct Kernels {
 
   // Null where integer products are not faster than float ones.
   const ByteKernels* bytes;
+
+  const CellKernels* cells;
 };
 
 inline constexpr std::size_t kStepBlock = 256;

@@ -343,7 +343,8 @@ constexpr void fill_row(Kernels& table, std::size_t row) {
   table.delta_sums[row][2] = delta_sums<B, DType::f32>;
 }
 
-constexpr Kernels make_kernels(const char* name, const ByteKernels* bytes) {
+constexpr Kernels make_kernels(const char* name, const ByteKernels* bytes,
+                               const CellKernels* cells) {
   Kernels table{};
   table.name = name;
   table.widen[0] = widen<DType::bf16>;
@@ -366,6 +367,7 @@ constexpr Kernels make_kernels(const char* name, const ByteKernels* bytes) {
   table.skinny = skinny;
   table.sum_squares = sum_squares;
   table.bytes = bytes;
+  table.cells = cells;
   return table;
 }
 

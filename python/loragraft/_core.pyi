@@ -116,6 +116,20 @@ class Batch:
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
+class ExactFactors:
+    @property
+    def lora_a(self) -> NDArray[np.float32]: ...
+    @property
+    def lora_b(self) -> NDArray[np.float32]: ...
+    @property
+    def end(self) -> str: ...
+    @property
+    def violations(self) -> int: ...
+    @property
+    def exact_count(self) -> int: ...
+    @property
+    def history(self) -> list[tuple[int, float]]: ...
+
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def blas_description() -> str: ...
@@ -156,3 +170,40 @@ def mixed_inner_product(
 ) -> NDArray[np.float64]: ...
 def widen(stored: bytes, dtype: str, isa: str = "") -> NDArray[np.float32]: ...
 def narrow(values: NDArray[np.float32], dtype: str) -> bytes: ...
+def exact_factors(
+    base: StoredMatrix,
+    tuned: StoredMatrix,
+    lora_a: NDArray[np.float32],
+    lora_b: NDArray[np.float32],
+    dtype: str,
+    *,
+    rounds: int = 150,
+    patience: int = 16,
+    memory: int = 8,
+    stretch: float | None = None,
+    slack: float = 0.0,
+    threads: int = 1,
+) -> ExactFactors: ...
+def count_exact(
+    base: StoredMatrix,
+    tuned: StoredMatrix,
+    lora_a: NDArray[np.float32],
+    lora_b: NDArray[np.float32],
+    dtype: str,
+    *,
+    threads: int = 1,
+) -> int: ...
+def cell_residual(
+    base: StoredMatrix,
+    tuned: StoredMatrix,
+    lora_a: NDArray[np.float32],
+    lora_b: NDArray[np.float32],
+    dtype: str,
+    *,
+    stretch: float = 1.0,
+    slack: float = 0.0,
+    threads: int = 1,
+) -> tuple[float, int, NDArray[np.float32], NDArray[np.float32]]: ...
+def rounding_cells(
+    values: NDArray[np.float32], dtype: str, *, saturated: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]: ...

@@ -7,13 +7,14 @@ import loragraft
 
 PACKAGE = Path(loragraft.__file__).parent
 CSRC = PACKAGE.parents[1] / "csrc"
-LAYERS = ("base", "io", "simd", "stored", "linalg", "batch", "bindings")
+LAYERS = ("base", "io", "simd", "stored", "linalg", "exact", "batch", "bindings")
 MAY_INCLUDE = {
     "base": {"base"},
     "io": {"base", "io"},
     "simd": {"base", "simd"},
     "stored": {"base", "io", "simd", "stored"},
     "linalg": {"base", "io", "simd", "stored", "linalg"},
+    "exact": {"base", "io", "simd", "stored", "linalg", "exact"},
     "batch": {"base", "io", "simd", "stored", "linalg", "batch"},
     "bindings": set(LAYERS),
 }
