@@ -61,7 +61,12 @@ class Racer:
 
 
 def entrant(
-    bench: Bench, contender: Contender, pair: Pair, *, name: str = "", most: int = sys.maxsize
+    bench: Bench,
+    contender: Contender,
+    pair: Pair,
+    *options: str,
+    name: str = "",
+    most: int = sys.maxsize,
 ) -> Racer:
     """Return a contender on a pair as a racer.
 
@@ -69,11 +74,16 @@ def entrant(
         bench: Knows where adapters go.
         contender: The program.
         pair: What it extracts from.
+        options: Further arguments.
         name: What to call it, if not by its own name.
         most: Rounds at most.
     """
     adapter = bench.adapter(f"{contender.name} {pair.name}")
-    return Racer(name or contender.name, lambda: contender.extract(pair, adapter), adapter, most)
+
+    def go() -> Usage:
+        return contender.extract(pair, adapter, *options)
+
+    return Racer(name or contender.name, go, adapter, most)
 
 
 def absentee(name: str, why_not: str) -> Racer:

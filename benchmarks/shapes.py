@@ -133,7 +133,10 @@ def measure_shapes(bench: Bench) -> Shapes:
         page_cache.warm(pair.files)
         for contender in _CONTENDERS:
             name = f"{contender.name} on {pair.name}"
-            racers[pair.name, contender.name] = entrant(bench, contender, pair, name=name)
+            # Every expert a module of its own, as the script has them.
+            alone = pair is pairs[1] and contender is not SVD_LOWRANK
+            options = ("--moe-layout", "per-expert") if alone else ()
+            racers[pair.name, contender.name] = entrant(bench, contender, pair, *options, name=name)
     race(bench, "shapes", list(racers.values()))
     bench.say("shapes: judging the adapters")
     shapes = []

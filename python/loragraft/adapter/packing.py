@@ -11,7 +11,7 @@ way round than the weight is used, the two factors change roles: see `Packing`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+#: Experts that are entered at once: 32 numbers of 16 bits are a cache line.
+_TOGETHER: Final = 32
+
 
 class Packing:
     """Two matrices that are filled expert by expert; what is not filled is zero.
@@ -30,11 +33,9 @@ class Packing:
 
     Attributes:
         lora_a: PEFT's lora_A.
-        lora_b: PEFT's lora_B.
     """
 
     lora_a: NDArray[Any]
-    lora_b: NDArray[Any]
 
     def __init__(
         self,
@@ -57,7 +58,8 @@ class Packing:
         rows, columns = shape[::-1] if swapped else shape
         self._experts, self._rank, self._swapped = experts, rank, swapped
         self.lora_a = np.zeros((experts * rank, columns), dtype)
-        self.lora_b = np.zeros((rows, rank * experts), dtype)
+        self._b = np.zeros((rows, rank, experts), dtype)
+        self._waiting: dict[int, NDArray[Any]] = {}
 
     def put(self, expert: int, b: NDArray[Any], a: NDArray[Any]) -> None:
         """Enter B ``(out, r)`` and A ``(r, in)`` of one expert, r at most the rank.
@@ -73,7 +75,30 @@ class Packing:
         kept = right.shape[0]
         start = expert * self._rank
         self.lora_a[start : start + kept] = right
-        self.lora_b[:, expert : kept * self._experts : self._experts] = left
+        self._waiting[expert] = left
+        if len(self._waiting) == _TOGETHER:
+            self._flush()
+
+    @property
+    def lora_b(self) -> NDArray[Any]:
+        """PEFT's lora_B."""
+        self._flush()
+        rows, rank, experts = self._b.shape
+        return self._b.reshape(rows, rank * experts)
+
+    def _flush(self) -> None:
+        """Enter what waits: experts lie side by side, and one alone would fill no cache line."""
+        numbers, factors = list(self._waiting), list(self._waiting.values())
+        self._waiting = {}
+        if not numbers:
+            return
+        first, last = numbers[0], numbers[-1]
+        if numbers == list(range(first, last + 1)) and len({b.shape for b in factors}) == 1:
+            kept = factors[0].shape[1]
+            self._b[:, :kept, first : last + 1] = np.stack(factors).transpose(1, 2, 0)
+            return
+        for number, left in zip(numbers, factors, strict=True):
+            self._b[:, : left.shape[1], number] = left
 
 
 def pack(
