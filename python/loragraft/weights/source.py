@@ -11,8 +11,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from loragraft.tensor_entry import TensorEntry
 
 
@@ -56,56 +54,42 @@ class Plain(NamedTuple):
         return self._replace(rows=count, first=first, row_stride=step * self.row_stride)
 
 
-class Stacked(NamedTuple):
+class _Parts(NamedTuple):
+    """A matrix made of others of as many columns."""
+
+    parts: tuple[Source, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts together."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def columns(self) -> int:
+        """Columns of every part."""
+        return self.parts[0].columns
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors that are read."""
+        return tuple(dict.fromkeys(entry for part in self.parts for entry in part.entries))
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether columns lie together and rows do not."""
+        return False
+
+
+class Stacked(_Parts):
     """The rows of several matrices, those of the first on top."""
 
-    parts: tuple[Source, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all parts together."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def columns(self) -> int:
-        """Columns of every part."""
-        return self.parts[0].columns
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:
-        """The tensors that are read."""
-        return _all_entries(self.parts)
-
-    @property
-    def by_columns(self) -> bool:
-        """Whether columns lie together and rows do not."""
-        return False
+    __slots__ = ()
 
 
-class Interleaved(NamedTuple):
+class Interleaved(_Parts):
     """The rows of several matrices in turn: row i is row ``i // n`` of part ``i % n``."""
 
-    parts: tuple[Source, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all parts together."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def columns(self) -> int:
-        """Columns of every part."""
-        return self.parts[0].columns
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:
-        """The tensors that are read."""
-        return _all_entries(self.parts)
-
-    @property
-    def by_columns(self) -> bool:
-        """Whether columns lie together and rows do not."""
-        return False
+    __slots__ = ()
 
 
 class Scaled(NamedTuple):
@@ -207,11 +191,3 @@ def slices_of(entry: TensorEntry) -> tuple[Plain, ...]:
     count, rows, columns = entry.shape
     size = rows * columns
     return tuple(Plain(entry, rows, columns, i * size, columns, 1) for i in range(count))
-
-
-def _all_entries(parts: tuple[Source, ...]) -> tuple[TensorEntry, ...]:
-    def each() -> Iterator[TensorEntry]:
-        for part in parts:
-            yield from part.entries
-
-    return tuple(dict.fromkeys(each()))
