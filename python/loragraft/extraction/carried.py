@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from loragraft.adapter.engines import engine_warnings
 from loragraft.adapter.whole import find_candidates
 from loragraft.adapter.whole_plan import SaveWhole, WholePlan, offers, plan_whole
-from loragraft.architecture.modules import take_inventory
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.report.model import Outcome
 from loragraft.tensor_bytes import TensorBytes
@@ -27,7 +26,7 @@ class Carried(NamedTuple):
 
     Attributes:
         whole: The tensors, and what the config says of them.
-        offers: What other values of ``--save-whole`` would carry, in words.
+        offers: What other values of ``--save-whole`` would carry, in words, where that is much.
         asked: Whether anything was to be carried.
     """
 
@@ -52,18 +51,13 @@ class Carried(NamedTuple):
             return replace(row, why=f"{row.why}: {why}")
         return row
 
-    def warnings(self, config: Mapping[str, Any], tensors: Sequence[TensorReport]) -> list[str]:
+    def warnings(self, config: Mapping[str, Any]) -> list[str]:
         """Return what a user of the adapter should know.
 
         Args:
             config: The adapter's.
-            tensors: What became of every tensor.
         """
-        missed = any(
-            row.outcome is Outcome.LEFT_OUT and (row.relative_change or 0.0) > LARGE_CHANGE
-            for row in tensors
-        )
-        found = list(self.offers) if missed else []
+        found = list(self.offers)
         if self.whole.rows is not None:
             found.append(
                 f"the vocabulary differs: call resize_token_embeddings({self.whole.rows}) on the"
@@ -86,10 +80,14 @@ def carry(plan: ExtractionPlan, choice: Choice, tensors: Sequence[TensorReport])
     """
     what = plan.options.save_whole
     unchanged = {row.name for row in tensors if row.outcome is Outcome.UNCHANGED}
-    ours = take_inventory(plan.base, plan.options.layout)
     adapted = [one.module.linear for one in choice.written(plan)]
-    candidates = find_candidates(plan.base, plan.tuned, ours, adapted)
+    candidates = find_candidates(plan.base, plan.tuned, plan.inventory, adapted)
     with TensorBytes() as reader:
         whole = plan_whole(candidates, what, unchanged, reader)
-        others = tuple(offers(candidates, what, unchanged, reader))
-    return Carried(whole, others, what is not SaveWhole.NONE)
+        # To tell what embeddings have changed means to read them: not without a need.
+        missed = any(
+            row.outcome is Outcome.LEFT_OUT and (row.relative_change or 0.0) > LARGE_CHANGE
+            for row in tensors
+        )
+        others = offers(candidates, what, unchanged, reader) if missed else ()
+    return Carried(whole, tuple(others), what is not SaveWhole.NONE)

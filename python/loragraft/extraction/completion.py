@@ -71,7 +71,7 @@ def complete(
             choice,
             carried.told(tensors),
             before=unlike,
-            after=carried.warnings(config, tensors),
+            after=carried.warnings(config),
             bytes_written=written,
             seconds=time.perf_counter() - started,
         )

@@ -127,7 +127,7 @@ def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[st
         base_model=plan.base.reference,
         rank=rank,
         alpha=scaling * rank,
-        all_linear_names=plan.known_modules,
+        all_linear_names=plan.inventory.paths,
         task_type=task_type(plan.base.config),
         has_experts=bool(family.experts),
         knows_all=not family.splits,

@@ -60,7 +60,7 @@ class ExtractionPlan(NamedTuple):
         modules: Weights to factor, in the base's order.
         measured: Other weights whose change is measured and reported, with the reason.
         untouched: Tensors that cannot be compared, with the reason.
-        known_modules: Paths of all modules of the base that have tensors.
+        inventory: What the base consists of.
         capped: Modules whose rank is below the one asked for.
         options: The options.
     """
@@ -70,7 +70,7 @@ class ExtractionPlan(NamedTuple):
     modules: tuple[ModulePlan, ...]
     measured: tuple[tuple[Unit, str], ...]
     untouched: tuple[tuple[TensorPair, str], ...]
-    known_modules: frozenset[str]
+    inventory: Inventory
     options: ExtractOptions
 
     @property
@@ -152,7 +152,7 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: ExtractOptions) -> E
         tuple(modules),
         tuple(measured),
         tuple(untouched),
-        ours.paths,
+        ours,
         options,
     )
 
