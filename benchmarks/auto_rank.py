@@ -21,9 +21,9 @@ import ml_dtypes
 import numpy as np
 
 from loragraft import linalg
-from loragraft.extraction.rank_auto import own_rank
-from loragraft.extraction.rank_steps import steps_of
 from loragraft.extraction.ranks import AutoRank, Spectrum
+from loragraft.extraction.ranks.auto import own_rank
+from loragraft.extraction.ranks.steps import steps_of
 from markdown import table
 
 if TYPE_CHECKING:

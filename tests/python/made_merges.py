@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from loragraft import linalg
-from loragraft.extraction.spectrum import Spectrum
+from loragraft.extraction.ranks.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

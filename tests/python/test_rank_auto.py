@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import made_merges as made
-from loragraft.extraction.rank_auto import AutoRank, own_rank
-from loragraft.extraction.rank_floor import (
+from loragraft.extraction.ranks.auto import AutoRank, own_rank
+from loragraft.extraction.ranks.floor import (
     above_floor,
     count_above,
     noise_edge,
     rounding_floor,
     rounding_of_pair,
 )
-from loragraft.extraction.rank_steps import common_step, sharpness, steps_of
+from loragraft.extraction.ranks.steps import common_step, sharpness, steps_of
 
 AUTO = AutoRank(64)
 

@@ -18,7 +18,7 @@ from loragraft.report.curves import curve_table
 from loragraft.report.page import Page
 
 if TYPE_CHECKING:
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 KINDS = {
     "proj0": ("q_proj", Role.ATTENTION),

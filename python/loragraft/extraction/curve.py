@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 
 class Curve(NamedTuple):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.extraction.curve import curves
 from loragraft.extraction.places import listed, places
-from loragraft.extraction.rank_auto import common_ranks, own_rank, shared_rank
-from loragraft.extraction.rank_floor import rounding_floor
-from loragraft.extraction.rank_steps import steps_of
+from loragraft.extraction.ranks.auto import common_ranks, own_rank, shared_rank
+from loragraft.extraction.ranks.floor import rounding_floor
+from loragraft.extraction.ranks.steps import steps_of
 from loragraft.wording import counted, percent, span
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from loragraft.architecture.roles import Role
     from loragraft.extraction.curve import Curve
-    from loragraft.extraction.rank_steps import CommonStep, Steps
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
+    from loragraft.extraction.ranks.steps import CommonStep, Steps
 
 #: Two independent matrices of one distribution differ by √2 of their norm. Fine-tunes stay far
 #: below this; where most layers exceed it, the one was hardly trained from the other.

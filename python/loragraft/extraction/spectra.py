@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from loragraft.extraction.rank_floor import rounding_of_pair
+from loragraft.extraction.ranks.floor import rounding_of_pair
+from loragraft.extraction.ranks.spectrum import Spectrum
 from loragraft.extraction.recognition import OtherTensors, Unit
-from loragraft.extraction.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

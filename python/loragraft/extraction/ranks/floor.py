@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 #: The edge is for errors of one variance. Those of stored weights differ from row to row and from
 #: column to column, which pushes the largest singular values outwards.

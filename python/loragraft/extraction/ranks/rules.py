@@ -11,28 +11,15 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from loragraft.errors import UsageError
-from loragraft.extraction.rank_auto import AutoRank
-from loragraft.extraction.rank_budget import BudgetRank
-from loragraft.extraction.rank_shares import EnergyRank, ErrorRank
-from loragraft.extraction.spectrum import Spectrum
+from loragraft.extraction.ranks.auto import AutoRank
+from loragraft.extraction.ranks.budget import BudgetRank
+from loragraft.extraction.ranks.shares import EnergyRank, ErrorRank
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "MAX_RANK",
-    "AutoRank",
-    "BudgetRank",
-    "EnergyRank",
-    "ErrorRank",
-    "FixedRank",
-    "RankRule",
-    "SeveralRanks",
-    "Spectrum",
-    "parse_rank",
-    "rules",
-]
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 #: Default of ``--max-rank``.
 MAX_RANK: Final = 128

@@ -11,7 +11,7 @@ from loragraft.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 
 #: Of the sums of squares, so that 0.8 is reached by 4 of 5.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loragraft.extraction.rank_floor import above_floor, count_above, floor_edge, rounding_floor
+from loragraft.extraction.ranks.floor import above_floor, count_above, floor_edge, rounding_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 #: Steps that follow, to compare with.
 _FOLLOWING: Final = 8

@@ -10,7 +10,7 @@ from loragraft.errors import MismatchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
 
 #: Below this squared share of a module's largest, singular values are rounding of singles.
 _NOTHING: Final = 2.0**-40

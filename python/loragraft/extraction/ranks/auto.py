@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loragraft.extraction.rank_steps import CommonStep, common_step, steps_of
+from loragraft.extraction.ranks.steps import CommonStep, common_step, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loragraft.extraction.rank_steps import Steps
-    from loragraft.extraction.spectrum import Spectrum
+    from loragraft.extraction.ranks.spectrum import Spectrum
+    from loragraft.extraction.ranks.steps import Steps
 
 #: A step sharper than those that follow by this factor settles where a module's spectrum ends, if
 #: it is near the floor: within this share of the values above it, or this many.
