@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "batch/recovery.hpp"
 #include "linalg/nested.hpp"
 #include "linalg/residual.hpp"
 #include "simd/isa.hpp"
@@ -123,25 +124,35 @@ void factor(const ModuleTask& task, const ModuleOptions& options, DeltaOperator&
   result.factors = std::move(factors.stored);
 }
 
+void compare(const ModuleTask& task, const ModuleOptions& options, const Run& run,
+             ModuleResult& result) {
+  DeltaOperator delta(task.base, task.tuned);
+  result.unchanged = delta.identical(run);
+  if (result.unchanged) return;
+  if (task.rank > 0) {
+    factor(task, options, delta, run, result);
+    return;
+  }
+  const TileSums sums = delta.measure(run);
+  result.delta_square = sums.delta;
+  result.base_square = sums.base;
+  result.rounding_square = rounding_square(sums, *task.tuned);
+  result.unchanged = sums.delta == 0.0;
+  if (!std::isfinite(sums.delta)) throw Error(Errc::non_finite, "NaN or Inf");
+}
+
 }  // namespace
 
 ModuleResult extract_module(const ModuleTask& task, const ModuleOptions& options, const Run& run) {
   const auto start = std::chrono::steady_clock::now();
   bring_in(*task.base, run);
   bring_in(*task.tuned, run);
-  DeltaOperator delta(task.base, task.tuned);
   ModuleResult result;
-  result.unchanged = delta.identical(run);
   try {
-    if (!result.unchanged && task.rank > 0) {
-      factor(task, options, delta, run, result);
-    } else if (!result.unchanged) {
-      const TileSums sums = delta.measure(run);
-      result.delta_square = sums.delta;
-      result.base_square = sums.base;
-      result.rounding_square = rounding_square(sums, *task.tuned);
-      result.unchanged = sums.delta == 0.0;
-      if (!std::isfinite(sums.delta)) throw Error(Errc::non_finite, "NaN or Inf");
+    if (task.start) {
+      recover(task, options, run, result);
+    } else {
+      compare(task, options, run, result);
     }
   } catch (const Error& error) {
     if (error.code() != Errc::non_finite) throw;

@@ -1,14 +1,25 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "exact/exact_factors.hpp"
 #include "linalg/factors.hpp"
 #include "linalg/operators.hpp"
 
 namespace loragraft {
+
+// Where the search for exact factors begins, and the cells that it aims at.
+struct RecoveryStart {
+  Matrix<float> left;   // (m, r)
+  Matrix<float> right;  // (r, n)
+  Encoding encoding = Encoding::bf16;
+  double slack = 0.0;  // see CellOptions
+  ExactOptions options;
+};
 
 // One pair of tensors to work on. Rank 0 measures the change and factors nothing.
 struct ModuleTask {
@@ -18,6 +29,17 @@ struct ModuleTask {
   std::size_t rank = 0;
   std::uint64_t key = 0;  // of the sketch
   double scaling = 1.0;
+  // Set to find factors inside the rounding cells from here, instead of those of a truncated SVD.
+  std::shared_ptr<const RecoveryStart> start = nullptr;
+};
+
+// What a search inside the rounding cells found.
+struct Recovery {
+  ExactEnd end = ExactEnd::rounds;
+  std::size_t rounds = 0;
+  std::size_t outside = 0;  // entries outside their cells, before the cast
+  std::size_t exact = 0;    // entries that come out bit for bit, with the factors as written
+  std::size_t changed = 0;  // entries that the base alone does not give bit for bit
 };
 
 struct ModuleOptions {
@@ -48,6 +70,8 @@ struct ModuleResult {
   std::size_t passes = 0;
   bool exact = false;
   StoredFactors factors;  // rank 0 when unchanged, or none was asked for
+  // Where it was searched for; of the figures above only residual_square is known then.
+  std::optional<Recovery> recovery;
   double seconds = 0.0;
 };
 

@@ -51,6 +51,15 @@ inline std::vector<MatrixView<float>> matrices_of(FloatStack& stack) {
   return matrices;
 }
 
+// Whatever Python hands over, as float32.
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+inline MatrixView<const float> matrix_view(const Floats& array) {
+  if (array.ndim() != 2) throw Error(Errc::invalid_argument, "expected arrays of 2 dimensions");
+  const auto cols = static_cast<std::size_t>(array.shape(1));
+  return {array.data(), static_cast<std::size_t>(array.shape(0)), cols, cols};
+}
+
 inline FloatStack make_stack(std::size_t batch, std::size_t rows, std::size_t cols) {
   return FloatStack({batch, rows, cols});
 }

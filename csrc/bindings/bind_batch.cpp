@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "batch/batch.hpp"
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
@@ -54,6 +56,32 @@ py::bytes to_bytes(const std::vector<std::byte>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size()};
 }
 
+Matrix<float> copy_of(const Floats& array) {
+  const MatrixView<const float> values = matrix_view(array);
+  Matrix<float> out(values.rows, values.cols);
+  std::copy_n(array.data(), out.size(), out.data());
+  return out;
+}
+
+// A task that searches factors inside the rounding cells from lora_b (m, r) lora_a (r, n), the
+// scaling multiplied in.
+ModuleTask recovery_task(std::string name, std::shared_ptr<StoredMatrix> base,
+                         std::shared_ptr<StoredMatrix> tuned, const Floats& lora_a,
+                         const Floats& lora_b, const std::string& dtype, double scaling,
+                         double slack, std::size_t rounds) {
+  RecoveryStart start{.left = copy_of(lora_b),
+                      .right = copy_of(lora_a),
+                      .encoding = encoding_from_code(dtype.c_str()),
+                      .slack = slack,
+                      .options = {.rounds = rounds}};
+  return {.name = std::move(name),
+          .base = std::move(base),
+          .tuned = std::move(tuned),
+          .rank = start.left.cols(),
+          .scaling = scaling,
+          .start = std::make_shared<const RecoveryStart>(std::move(start))};
+}
+
 void register_task(py::module_& module) {
   py::class_<ModuleTask>(module, "ModuleTask")
       .def(py::init([](std::string name, std::shared_ptr<StoredMatrix> base,
@@ -67,7 +95,20 @@ void register_task(py::module_& module) {
                                .scaling = scaling};
            }),
            py::arg("name"), py::arg("base").none(false), py::arg("tuned").none(false),
-           py::arg("rank"), py::arg("key"), py::arg("scaling"));
+           py::arg("rank"), py::arg("key"), py::arg("scaling"))
+      .def_static("recovery", &recovery_task, py::arg("name"), py::arg("base").none(false),
+                  py::arg("tuned").none(false), py::arg("lora_a"), py::arg("lora_b"),
+                  py::arg("dtype"), py::kw_only(), py::arg("scaling"), py::arg("slack"),
+                  py::arg("rounds"));
+}
+
+void register_recovery(py::module_& module) {
+  py::class_<Recovery>(module, "Recovery")
+      .def_property_readonly("end", [](const Recovery& r) { return end_name(r.end); })
+      .def_readonly("rounds", &Recovery::rounds)
+      .def_readonly("outside", &Recovery::outside)
+      .def_readonly("exact", &Recovery::exact)
+      .def_readonly("changed", &Recovery::changed);
 }
 
 void register_result(py::module_& module) {
@@ -85,6 +126,7 @@ void register_result(py::module_& module) {
       .def_readonly("passes", &ModuleResult::passes)
       .def_readonly("exact", &ModuleResult::exact)
       .def_readonly("seconds", &ModuleResult::seconds)
+      .def_readonly("recovery", &ModuleResult::recovery)
       .def_property_readonly("rank", [](const ModuleResult& r) { return r.factors.rank; })
       .def_property_readonly("dtype",
                              [](const ModuleResult& r) { return dtype_code(r.factors.dtype); })
@@ -98,6 +140,7 @@ void register_result(py::module_& module) {
 
 void register_batch(py::module_& module) {
   register_task(module);
+  register_recovery(module);
   register_result(module);
   py::class_<Batch, BatchHolder>(module, "Batch")
       .def(py::init(&make_batch), py::arg("tasks"), py::arg("oversampling"),

@@ -9,14 +9,7 @@
 namespace loragraft::bindings {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Holder = std::shared_ptr<StoredMatrix>;
-
-MatrixView<const float> matrix_view(const Floats& array) {
-  if (array.ndim() != 2) throw Error(Errc::invalid_argument, "expected arrays of 2 dimensions");
-  const auto cols = static_cast<std::size_t>(array.shape(1));
-  return {array.data(), static_cast<std::size_t>(array.shape(0)), cols, cols};
-}
 
 // The first `cols` columns.
 Floats array_of(const Matrix<float>& matrix, std::size_t cols) {
@@ -32,18 +25,6 @@ CellMatrix cell_matrix(const Holder& base, const Holder& tuned, const std::strin
   return {base,
           tuned,
           {.encoding = encoding_from_code(dtype.c_str()), .stretch = stretch, .slack = slack}};
-}
-
-const char* end_name(ExactEnd end) {
-  switch (end) {
-    case ExactEnd::feasible:
-      return "feasible";
-    case ExactEnd::stalled:
-      return "stalled";
-    case ExactEnd::rounds:
-      return "rounds";
-  }
-  return "rounds";
 }
 
 // What `body` computes on threads of its own, without the GIL.
@@ -132,7 +113,7 @@ void register_exact(py::module_& module) {
   register_result(module);
   module.def("exact_factors", &find_factors, py::arg("base").none(false),
              py::arg("tuned").none(false), py::arg("lora_a"), py::arg("lora_b"), py::arg("dtype"),
-             py::kw_only(), py::arg("rounds") = 150, py::arg("patience") = 16,
+             py::kw_only(), py::arg("rounds") = 1000, py::arg("patience") = 24,
              py::arg("memory") = 8, py::arg("stretch") = py::none(), py::arg("slack") = 0.0,
              py::arg("threads") = 1);
   module.def("count_exact", &count_exact, py::arg("base").none(false), py::arg("tuned").none(false),

@@ -226,6 +226,18 @@ ExactFactors Search::result(ExactEnd end) {
 
 }  // namespace
 
+const char* end_name(ExactEnd end) {
+  switch (end) {
+    case ExactEnd::feasible:
+      return "feasible";
+    case ExactEnd::stalled:
+      return "stalled";
+    case ExactEnd::rounds:
+      return "rounds";
+  }
+  return "rounds";
+}
+
 double stretch_for(std::size_t rows, std::size_t cols, std::size_t rank) {
   // Of the width of a cell, at each end; measured, see benchmarks/NOTES.md.
   constexpr double kMost = 3e-3;

@@ -7,11 +7,11 @@
 namespace loragraft {
 
 struct ExactOptions {
-  std::size_t rounds = 150;  // evaluations of all entries, at most
+  std::size_t rounds = 1000;  // evaluations of all entries, at most
   std::size_t memory = 8;    // of the quasi-Newton method, in steps
   // Stop when the square has fallen by less than a fifth within so many rounds, or is above a fifth
   // of the first after ten: where the rank sufficed it was a tenth at most. 0: never.
-  std::size_t patience = 16;
+  std::size_t patience = 24;
 };
 
 enum class ExactEnd : std::uint8_t {
@@ -19,6 +19,8 @@ enum class ExactEnd : std::uint8_t {
   stalled,   // patience is over, or no step goes further down
   rounds,    // as many as allowed
 };
+
+const char* end_name(ExactEnd end);
 
 struct ExactFactors {
   Matrix<float> left;   // (m, r)

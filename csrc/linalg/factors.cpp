@@ -7,6 +7,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "simd/isa.hpp"
 
@@ -42,6 +43,12 @@ bool f16_is_safe(std::span<const float> values) {
   return std::isfinite(loss) && loss <= kF16Loss * kF16Loss * total;
 }
 
+// What an extreme alpha or extreme weights end in.
+Error out_of_range() {
+  return {Errc::invalid_argument,
+          "factors leave the range of float32: use an --alpha closer to the rank"};
+}
+
 DType choose_dtype(const FactorFormat& format, std::span<const float> a, std::span<const float> b) {
   const auto finite_in_f16 = [](float x) { return std::isfinite(widen_f16(narrow_f16(x))); };
   if (!format.dtype) return f16_is_safe(a) && f16_is_safe(b) ? DType::f16 : DType::bf16;
@@ -60,35 +67,40 @@ Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorForm
     throw Error(Errc::invalid_argument, "rank " + std::to_string(rank) + " chosen of " +
                                             std::to_string(svd.s.size()) + " computed");
   }
-  Factors out{.stored = {},
-              .right = Matrix<float>(rank, svd.vt.cols()),
-              .left = Matrix<float>(svd.u.rows(), rank)};
+  Matrix<float> right(rank, svd.vt.cols());
+  Matrix<float> left(svd.u.rows(), rank);
   std::vector<double> roots(rank);
   for (std::size_t k = 0; k < rank; ++k) roots[k] = std::sqrt(svd.s[k] / format.scaling);
   const auto scaled = [](float x, double root) { return static_cast<float>(root * x); };
   for (std::size_t k = 0; k < rank; ++k) {
     const float* const row = svd.vt.row(k);
-    std::transform(row, row + svd.vt.cols(), out.right.row(k),
+    std::transform(row, row + svd.vt.cols(), right.row(k),
                    [&, root = roots[k]](float x) { return scaled(x, root); });
   }
   for (std::size_t i = 0; i < svd.u.rows(); ++i) {
     const float* const row = svd.u.row(i);
-    std::transform(row, row + rank, roots.begin(), out.left.row(i), scaled);
+    std::transform(row, row + rank, roots.begin(), left.row(i), scaled);
   }
+  const auto zero = [](float x) { return x == 0.0F; };
+  if (svd.s.front() > 0.0 && std::ranges::all_of(std::span(right.data(), right.size()), zero)) {
+    throw out_of_range();
+  }
+  return store_factors(std::move(left), std::move(right), format);
+}
+
+Factors store_factors(Matrix<float> lora_b, Matrix<float> lora_a, const FactorFormat& format) {
+  Factors out{.stored = {}, .right = std::move(lora_a), .left = std::move(lora_b)};
   const std::span right(out.right.data(), out.right.size());
   const std::span left(out.left.data(), out.left.size());
   const auto finite = [](float x) { return std::isfinite(x); };
   const auto scale = static_cast<float>(format.scaling);
-  // An extreme alpha or extreme weights leave nothing that float can carry.
   if (!std::isfinite(scale) || scale < std::numeric_limits<float>::min() ||
-      !std::ranges::all_of(right, finite) || !std::ranges::all_of(left, finite) ||
-      (svd.s.front() > 0.0 && std::ranges::all_of(right, [](float x) { return x == 0.0F; }))) {
-    throw Error(Errc::invalid_argument,
-                "factors leave the range of float32: use an --alpha closer to the rank");
+      !std::ranges::all_of(right, finite) || !std::ranges::all_of(left, finite)) {
+    throw out_of_range();
   }
   const DType dtype = choose_dtype(format, right, left);
   out.stored.dtype = dtype;
-  out.stored.rank = rank;
+  out.stored.rank = out.right.rows();
   out.stored.lora_a = cast(right, dtype);
   out.stored.lora_b = cast(left, dtype);
   // Back to the values that were stored.

@@ -33,4 +33,8 @@ struct Factors {
 // Cut to `rank` triplets and cast. Throws Errc::invalid_argument when an explicit F16 overflows.
 Factors make_factors(const TruncatedSvd& svd, std::size_t rank, const FactorFormat& format);
 
+// Cast lora_b (m, r) and lora_a (r, n), of which the scaling is divided out already. Throws
+// Errc::invalid_argument when they leave the range of float32, or of an explicit F16.
+Factors store_factors(Matrix<float> lora_b, Matrix<float> lora_a, const FactorFormat& format);
+
 }  // namespace loragraft

@@ -61,6 +61,31 @@ class ModuleTask:
         key: int,
         scaling: float,
     ) -> None: ...
+    @staticmethod
+    def recovery(
+        name: str,
+        base: StoredMatrix,
+        tuned: StoredMatrix,
+        lora_a: NDArray[np.float32],
+        lora_b: NDArray[np.float32],
+        dtype: str,
+        *,
+        scaling: float,
+        slack: float,
+        rounds: int,
+    ) -> ModuleTask: ...
+
+class Recovery:
+    @property
+    def end(self) -> str: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def outside(self) -> int: ...
+    @property
+    def exact(self) -> int: ...
+    @property
+    def changed(self) -> int: ...
 
 class ModuleResult:
     @property
@@ -89,6 +114,8 @@ class ModuleResult:
     def exact(self) -> bool: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def recovery(self) -> Recovery | None: ...
     @property
     def rank(self) -> int: ...
     @property
@@ -177,8 +204,8 @@ def exact_factors(
     lora_b: NDArray[np.float32],
     dtype: str,
     *,
-    rounds: int = 150,
-    patience: int = 16,
+    rounds: int = 1000,
+    patience: int = 24,
     memory: int = 8,
     stretch: float | None = None,
     slack: float = 0.0,

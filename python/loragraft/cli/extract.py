@@ -131,6 +131,22 @@ SaveWholeOption = Annotated[
         " PEFT loads that; some engines refuse it, and the report says which.",
     ),
 ]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Look for factors whose merge rounds to TUNED's weights bit for bit: the adapter that"
+        " was merged, where there was one. With --rank auto, of the smallest rank that has any.",
+    ),
+]
+PatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--patch",
+        help="With --exact: write what the merge still does not give beside the adapter, so that"
+        " merge --patch restores TUNED's tensors bit for bit.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -175,6 +191,8 @@ def extract_command(
     model_b: ModelB = None,
     moe_layout: MoeLayout = "auto",
     save_whole: SaveWholeOption = "none",
+    exact: Exact = False,
+    patch: PatchOption = False,
     resume: Resume = False,
     force: Force = False,
     report: WithReport = True,
@@ -218,6 +236,8 @@ def extract_command(
             io=io,
             moe_layout=moe_layout,
             save_whole=SaveWhole(save_whole),
+            exact=exact,
+            patch=patch,
         )
         plan = plan_extraction(before, after, options)
         if target is None or dry_run:

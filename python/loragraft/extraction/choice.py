@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.architecture.roles import Role
@@ -10,8 +11,10 @@ from loragraft.extraction.ranks import rules
 from loragraft.extraction.spectra import spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from loragraft.extraction.exact.outcome import ModuleRecovery
+    from loragraft.extraction.factors import FactorStore
     from loragraft.extraction.findings import Findings
     from loragraft.extraction.plan import ExtractionPlan, ModulePlan
 
@@ -38,10 +41,21 @@ class Choice(NamedTuple):
     Attributes:
         suffix: Of its directory's name, such as ``-r8``; empty where it is the only one.
         ranks: The rank of every module of the plan; 0 for one that is left out.
+        recovered: What exact recovery gave, by module; empty where it was not asked for.
     """
 
     suffix: str
     ranks: tuple[int, ...]
+    recovered: Mapping[int, ModuleRecovery] = MappingProxyType({})
+
+    def store(self, plain: FactorStore) -> FactorStore:
+        """Return the factors to write.
+
+        Args:
+            plain: Those of the truncated SVD.
+        """
+        exact = {number: one.factors for number, one in self.recovered.items() if one.factors}
+        return plain.replaced(exact) if exact else plain
 
     def written(self, plan: ExtractionPlan) -> Iterator[Written]:
         """Yield everything that goes into the file.
@@ -89,7 +103,7 @@ def choose(plan: ExtractionPlan, findings: Findings) -> tuple[Choice, ...]:
         ranks = [0] * len(plan.modules)
         for number, rank in zip(changed, rule.choose(spectra), strict=True):
             ranks[number] = rank
-        if not any(ranks):
+        if not any(ranks) and not plan.options.exact:
             raise NothingToAdaptError(
                 f"--rank {plan.options.rank_text} keeps nothing of any of the {len(changed)} layers"
                 " that differ: their change does not stand above the rounding of the stored"

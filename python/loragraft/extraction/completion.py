@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from loragraft.extraction.carried import carry
 from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
+from loragraft.extraction.exact.recovery import recover
+from loragraft.extraction.exact.trials import Trials
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import (
     config_of,
@@ -56,6 +58,10 @@ def complete(
     store = FactorStore(unfinished.spool)
     findings = compute(plan, work, store, progress, unfinished)
     choices = choose(plan, findings)
+    if plan.options.exact:
+        choices = recover(
+            plan, findings, choices, Trials(plan, findings, store, progress, unfinished)
+        )
     done: list[Extraction] = []
     for choice in choices:
         destination = destinations[choice.suffix]
@@ -64,7 +70,9 @@ def complete(
         tensors = findings.tensors(choice.ranks)
         carried = carry(plan, choice, tensors)
         config = config_of(plan, choice, carried)
-        written = write_tensors(tensors_path(destination), plan, choice, store, carried)
+        written = write_tensors(
+            tensors_path(destination), plan, choice, choice.store(store), carried
+        )
         report = make_report(
             plan,
             findings,

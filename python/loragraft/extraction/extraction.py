@@ -61,6 +61,8 @@ def extract(
     io: str = "auto",
     moe_layout: str = "auto",
     save_whole: str = "none",
+    exact: bool = False,
+    patch: bool = False,
     force: bool = False,
     resume: bool = False,
     report: bool = True,
@@ -98,6 +100,11 @@ def extract(
             ``per-expert``.
         save_whole: Changed tensors to carry as they are: ``none``, ``norms``, ``embeddings`` or
             ``all`` (docs/whole-tensors.md). Not with factors in memory.
+        exact: Look for factors whose merge rounds to TUNED's weights bit for bit: the adapter that
+            was merged, where there was one; with ``rank="auto"`` of the smallest rank that has
+            any. Modules without are written as they would be otherwise (docs/exact.md).
+        patch: Write what the merge still does not give into ``residual.safetensors``, so that
+            ``merge(..., patch=True)`` gives TUNED's tensors bit for bit. Needs ``exact``.
         force: Replace an adapter in ``output``.
         resume: Go on with a run that was stopped or killed there; its finished work is kept.
         report: Write ``report.json`` too.
@@ -127,7 +134,11 @@ def extract(
         io=io,
         moe_layout=moe_layout,
         save_whole=_save_whole(save_whole),
+        exact=exact,
+        patch=patch,
     )
+    if output is None and patch:
+        raise UsageError("patch needs an output: factors alone are kept in memory")
     if output is None and options.save_whole is not SaveWhole.NONE:
         raise UsageError("save_whole needs an output: factors alone are kept in memory")
     plan = plan_extraction(base, tuned, options)

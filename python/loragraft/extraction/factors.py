@@ -8,7 +8,7 @@ from loragraft.adapter.embedding import transposed
 from loragraft.number_formats import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from loragraft import native
     from loragraft.extraction.plan import ModulePlan
@@ -42,12 +42,22 @@ class FactorStore:
             module: The module.
             result: With factors.
         """
-        a, b = oriented(module, result)
-        place = SpooledFactors(
-            result.dtype, result.rank, self._spool.append(a), self._spool.append(b)
-        )
+        place = self.keep(module, result)
         self.place(number, matrix, place)
         return place
+
+    def keep(self, module: ModulePlan, result: native.ModuleResult) -> SpooledFactors:
+        """Store factors without taking them for those of the module; return where they lie."""
+        a, b = oriented(module, result)
+        return SpooledFactors(
+            result.dtype, result.rank, self._spool.append(a), self._spool.append(b)
+        )
+
+    def replaced(self, others: Mapping[int, Mapping[int, SpooledFactors]]) -> FactorStore:
+        """Return a store with other factors of some modules, by module and matrix."""
+        store = FactorStore(self._spool)
+        store._places = {**self._places, **{number: {**of} for number, of in others.items()}}
+        return store
 
     def place(self, number: int, matrix: int, factors: SpooledFactors) -> None:
         """Take factors that lie in the spool already."""
@@ -67,10 +77,15 @@ class FactorStore:
         _, _, a, b = next(self.read(number))
         return a, b
 
+    def read_matrix(self, number: int, matrix: int) -> tuple[SpooledFactors, bytes, bytes]:
+        """Return (format, A, B) of a matrix that has factors."""
+        place = self._places[number][matrix]
+        return place, self._spool.read(place.lora_a), self._spool.read(place.lora_b)
+
     def read(self, number: int) -> Iterator[tuple[int, SpooledFactors, bytes, bytes]]:
         """Yield (matrix, format, A, B) of every matrix of a module that has factors, in order."""
-        for matrix, place in sorted(self._places.get(number, {}).items()):
-            yield matrix, place, self._spool.read(place.lora_a), self._spool.read(place.lora_b)
+        for matrix in sorted(self._places.get(number, {})):
+            yield matrix, *self.read_matrix(number, matrix)
 
 
 def flipped(module: ModulePlan) -> bool:

@@ -11,6 +11,8 @@ from loragraft.extraction.assembly import assemble
 from loragraft.extraction.carried import Carried
 from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
+from loragraft.extraction.exact.recovery import recover
+from loragraft.extraction.exact.trials import Trials
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import config_of
 from loragraft.extraction.preflight import check_memory, differences
@@ -57,8 +59,11 @@ def run_in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction
         unlike = differences(plan.base, plan.tuned)
         findings = compute(plan, work, store, progress)
         done = []
-        for choice in choose(plan, findings):
-            kept = dict(_factors(plan, choice, store))
+        choices = choose(plan, findings)
+        if plan.options.exact:
+            choices = recover(plan, findings, choices, Trials(plan, findings, store, progress))
+        for choice in choices:
+            kept = dict(_factors(plan, choice, choice.store(store)))
             tensors = findings.tensors(choice.ranks)
             config = config_of(plan, choice, Carried(WholePlan()))
             report = make_report(

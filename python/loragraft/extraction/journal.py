@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft import __version__, native
 from loragraft.errors import FormatError, UsageError
+from loragraft.extraction.exact.outcome import Found
 from loragraft.extraction.factors import SpooledFactors
 from loragraft.extraction.findings import Measurement
 from loragraft.extraction.spool import Extent
@@ -30,6 +31,29 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE: Final = ".loragraft-journal"
 _LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values", "further_values")
+
+
+class Trial(NamedTuple):
+    """A search for exact factors in all matrices of a module.
+
+    Attributes:
+        number: Of the module in the plan.
+        rank: Of the factors.
+        slack: Share of |ΔW| by which the cells are wider.
+    """
+
+    number: int
+    rank: int
+    slack: float = 0.0
+
+
+class Searched(NamedTuple):
+    """A search that was finished in one matrix: what it gave, and where its factors lie."""
+
+    trial: Trial
+    matrix: int
+    found: Found
+    factors: SpooledFactors
 
 
 class Done(NamedTuple):
@@ -61,6 +85,7 @@ def fingerprint(plan: ExtractionPlan) -> str:
         options.oversampling,
         options.power_iterations,
         options.seed,
+        options.exact and options.exact_dtype,
         __version__,
         native.isa(),
     )
@@ -101,7 +126,7 @@ class Journal:
     @classmethod
     def go_on(
         cls, directory: Path, plan: ExtractionPlan, spool: Spool
-    ) -> tuple[Self, tuple[Done, ...]]:
+    ) -> tuple[Self, tuple[Done, ...], tuple[Searched, ...]]:
         """Open the journal of a stopped run; return it and what had been finished.
 
         Raises:
@@ -119,11 +144,13 @@ class Journal:
                 f"{shown(directory)}: holds an unfinished run of other inputs, options or another"
                 " version; give --force instead of --resume to start again"
             )
-        done = tuple(_each_done(lines[1:], spool))
+        rows = list(_each_row(lines[1:], spool))
+        done = tuple(_done(*row) for row in rows if "trial" not in row[0])
+        searched = tuple(_searched(*row) for row in rows if "trial" in row[0])
         journal = cls._open(path, 0)
         # A line that a crash cut short must not run into the next.
         journal._write(b"\n")
-        return journal, done
+        return journal, done, searched
 
     @classmethod
     def _open(cls, path: Path, flags: int) -> Self:
@@ -148,6 +175,22 @@ class Journal:
         self._append(row)
         self.recorded += 1
 
+    def record_search(self, searched: Searched) -> None:
+        """Note that a search for exact factors is finished, these being in the spool already.
+
+        Raises:
+            FormatError: The disk is full or fails.
+        """
+        trial, matrix, found, factors = searched
+        self._append(
+            {
+                "trial": list(trial),
+                "matrix": matrix,
+                "found": list(found),
+                "factors": [factors.lora_a, factors.lora_b],
+            }
+        )
+
     def _append(self, row: dict[str, Any]) -> None:
         self._write(json.dumps(row).encode() + b"\n")
 
@@ -171,16 +214,25 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _each_done(lines: list[bytes], spool: Spool) -> Iterator[Done]:
+def _each_row(lines: list[bytes], spool: Spool) -> Iterator[tuple[dict[str, Any], list[Extent]]]:
     """Yield what the lines tell and the spool still holds."""
     for line in lines:
         row = _parsed(line)
         if row is None:
             continue
         extents = [Extent(*place) for place in row.pop("factors", ())]
-        if not all(map(spool.holds, extents)):
-            continue
-        unit, matrix = row.pop("unit"), row.pop("matrix")
-        found = Measurement(**row)
-        factors = SpooledFactors(found.dtype, found.rank, *extents) if extents else None
-        yield Done(unit, matrix, found, factors)
+        if all(map(spool.holds, extents)):
+            yield row, extents
+
+
+def _done(row: dict[str, Any], extents: list[Extent]) -> Done:
+    unit, matrix = row.pop("unit"), row.pop("matrix")
+    found = Measurement(**row)
+    factors = SpooledFactors(found.dtype, found.rank, *extents) if extents else None
+    return Done(unit, matrix, found, factors)
+
+
+def _searched(row: dict[str, Any], extents: list[Extent]) -> Searched:
+    found = Found(*row["found"])
+    factors = SpooledFactors(found.dtype, found.rank, *extents)
+    return Searched(Trial(*row["trial"]), row["matrix"], found, factors)

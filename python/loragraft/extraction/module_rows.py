@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loragraft.extraction.choice import Choice, Written
+    from loragraft.extraction.exact.outcome import ModuleRecovery
     from loragraft.extraction.findings import Findings, Measurement
 
 
@@ -24,18 +25,34 @@ def module_rows(findings: Findings, choice: Choice) -> tuple[ModuleReport, ...]:
     """
     scaling = findings.plan.options.scaling
     return tuple(
-        module_row(one, findings.of_module(one.number), scaling)
+        module_row(one, findings.of_module(one.number), scaling, choice.recovered.get(one.number))
         for one in choice.written(findings.plan)
         if one.kept and any(found.rank for found in findings.of_module(one.number))
     )
 
 
-def module_row(one: Written, found: Sequence[Measurement], scaling: float) -> ModuleReport:
-    """Return the row of one adapted module: of all its experts together where it has several."""
+def module_row(
+    one: Written,
+    found: Sequence[Measurement],
+    scaling: float,
+    recovered: ModuleRecovery | None = None,
+) -> ModuleReport:
+    """Return the row of one adapted module: of all its experts together where it has several.
+
+    Args:
+        one: As it is written.
+        found: What the factorisation found of its matrices.
+        scaling: alpha / rank.
+        recovered: What exact recovery gave, where it was asked for.
+    """
     linear = one.module.linear
     delta = math.fsum(each.delta_square for each in found)
     errors = [each.at(one.kept) for each in found]
-    error = ratio(math.fsum(residual for _, residual in errors), delta) or 0.0
+    residual = math.fsum(residual for _, residual in errors)
+    dtypes = {each.dtype for each in found if each.rank}
+    if recovered is not None and recovered.factors:
+        residual, dtypes = recovered.residual_square, recovered.dtypes
+    error = ratio(residual, delta) or 0.0
     return ModuleReport(
         name=linear.name,
         kind=linear.kind,
@@ -51,8 +68,11 @@ def module_row(one: Written, found: Sequence[Measurement], scaling: float) -> Mo
         optimal_error=ratio(math.fsum(optimum for optimum, _ in errors), delta),
         rounding_floor=ratio(math.fsum(each.rounding_square for each in found), delta),
         singular_values=_pooled([each.singular_values for each in found]),
-        dtype=_widest({each.dtype for each in found if each.rank}),
-        seconds=math.fsum(each.seconds for each in found),
+        bit_exact=None if recovered is None else recovered.share,
+        dtype=_widest(dtypes),
+        seconds=math.fsum(each.seconds for each in found)
+        + (recovered.seconds if recovered is not None else 0.0),
+        recovery=None if recovered is None else recovered.to_json(),
     )
 
 

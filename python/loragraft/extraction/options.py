@@ -38,6 +38,8 @@ class ExtractOptions:
             0.19.1 and later), ``peft-legacy`` (PEFT up to 0.18), or ``per-expert`` (each a module).
         rank_text: The rank rule as it was written.
         save_whole: Which other tensors are carried as they are.
+        exact: Look for factors whose merge rounds to TUNED's weights.
+        patch: Write what the merge still does not give beside the adapter.
     """
 
     rank: RankRule
@@ -52,6 +54,8 @@ class ExtractOptions:
     moe_layout: str = "auto"
     rank_text: str = ""
     save_whole: SaveWhole = SaveWhole.NONE
+    exact: bool = False
+    patch: bool = False
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -60,6 +64,8 @@ class ExtractOptions:
             raise UsageError(f"--dtype {self.dtype}: expected {', '.join(FACTOR_DTYPES)}")
         if self.moe_layout not in MOE_LAYOUTS:
             raise UsageError(f"--moe-layout {self.moe_layout}: expected {', '.join(MOE_LAYOUTS)}")
+        if self.patch and not self.exact:
+            raise UsageError("--patch: what a merge does not give is only small with --exact too")
         if self.io not in _IO:
             raise UsageError(f"--io {self.io}: expected {', '.join(_IO)}")
         if not 0 <= self.oversampling <= 4096:
@@ -73,6 +79,11 @@ class ExtractOptions:
     def layout(self) -> str:
         """The layout of experts that is written."""
         return "peft" if self.moe_layout == "auto" else self.moe_layout
+
+    @property
+    def exact_dtype(self) -> str:
+        """What exact factors are written in: half precision loses a few weights in a thousand."""
+        return "fp32" if self.dtype == "auto" and not self.patch else self.dtype
 
     @property
     def nested(self) -> bool:

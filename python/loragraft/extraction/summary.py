@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loragraft.extraction.exact import wording as exact
 from loragraft.extraction.module_rows import module_rows
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.recognition import recognise
@@ -48,21 +49,25 @@ def make_report(
     options = plan.options
     recognised = recognise(units(plan, findings), other_tensors(plan, tensors))
     summary = Summary(
-        verdict=f"{recognised.sentence}; {verdict(modules, energy, error)}",
+        verdict=f"{recognised.sentence}; {verdict(modules, energy, error)}{exact.sentence(choice)}",
         counts=count_outcomes(tensors),
         bytes_read=findings.bytes_read,
         bytes_written=bytes_written,
         seconds=seconds,
         energy=energy,
         error=error,
+        bit_exact=exact.bit_exact(choice.recovered),
         warnings=(
             *before,
             *warnings(plan, tensors, modules),
+            *exact.warnings(plan, choice),
             *after,
         ),
     )
     item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
     extra = {"recognition": recognised.to_json(item)}
+    if options.exact:
+        extra["exact"] = exact.to_json(choice)
     return Report("extract", _inputs(plan, choice), summary, tensors, modules, extra)
 
 
@@ -85,4 +90,6 @@ def _inputs(plan: ExtractionPlan, choice: Choice) -> dict[str, Any]:
         "seed": options.seed,
         "moe_layout": options.layout,
         "save_whole": options.save_whole.value,
+        "exact": options.exact,
+        "patch": options.patch,
     }

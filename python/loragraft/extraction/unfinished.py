@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from loragraft.extraction.journal import Done
+    from loragraft.extraction.journal import Done, Searched
     from loragraft.extraction.plan import ExtractionPlan
 
 _SPOOL_FILE: Final = ".loragraft-spool"
@@ -30,11 +30,13 @@ class Unfinished:
         spool: The factors.
         journal: What is finished.
         done: What an earlier run had finished.
+        searched: Searches for exact factors that it had finished.
     """
 
     spool: Spool
     journal: Journal
     done: tuple[Done, ...] = ()
+    searched: tuple[Searched, ...] = ()
 
     def __init__(self, directory: Path, plan: ExtractionPlan, *, resume: bool) -> None:
         self._directory, self._plan = directory, plan
@@ -44,7 +46,9 @@ class Unfinished:
         self.spool = Spool.at(self._directory / _SPOOL_FILE, keep=self._resume)
         try:
             if self._resume:
-                self.journal, self.done = Journal.go_on(self._directory, self._plan, self.spool)
+                self.journal, self.done, self.searched = Journal.go_on(
+                    self._directory, self._plan, self.spool
+                )
             else:
                 self.journal = Journal.begin(self._directory, self._plan)
         except BaseException:

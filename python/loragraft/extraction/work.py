@@ -63,15 +63,8 @@ class Work:
         )
 
     def __iter__(self) -> Iterator[Finished]:
-        while not self._batch.exhausted:
-            try:
-                finished = self._batch.next(_POLL)
-            except LoragraftError as error:
-                # The kernels name files as they are called, line breaks and all.
-                raise type(error)(shown(str(error))) from None
-            if finished is not None:
-                index, result = finished
-                yield Finished(*self._places[index], result)
+        for index, result in results(self._batch):
+            yield Finished(*self._places[index], result)
 
     def __enter__(self) -> Work:
         return self
@@ -92,6 +85,22 @@ class Work:
                 key=sketch_key(options.seed, label),
                 scaling=options.scaling,
             )
+
+
+def results(batch: native.Batch) -> Iterator[tuple[int, native.ModuleResult]]:
+    """Yield which task of a batch is done, and what was found, as they finish.
+
+    Raises:
+        LoragraftError: A task failed; nothing comes after it.
+    """
+    while not batch.exhausted:
+        try:
+            finished = batch.next(_POLL)
+        except LoragraftError as error:
+            # The kernels name files as they are called, line breaks and all.
+            raise type(error)(shown(str(error))) from None
+        if finished is not None:
+            yield finished
 
 
 def sketch_key(seed: int, name: str) -> int:

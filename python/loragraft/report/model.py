@@ -72,6 +72,8 @@ class ModuleReport:
         experts: How many experts the module is of, 0 for a layer of its own. All figures are of
             them together: norms of those that changed, as one long vector; singular values are
             the roots of their summed squares, place by place.
+        recovery: What exact recovery found: ``status`` (``exact``, ``near`` or ``plain``), ``why``
+            or the figures (docs/exact.md); None where it was not asked for.
     """
 
     name: str
@@ -91,6 +93,7 @@ class ModuleReport:
     dtype: str = ""
     seconds: float = 0.0
     experts: int = 0
+    recovery: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Exact recovery: factors whose merge rounds to the tuned weights, bit for bit (docs/exact.md)."""

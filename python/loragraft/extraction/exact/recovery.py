@@ -1,0 +1,147 @@
+"""Chooses for every module between exact factors and plain ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from loragraft.extraction.exact.cells import BF16_SLACK, format_of, is_ruled_out, why_no_cells
+from loragraft.extraction.exact.outcome import ModuleRecovery, Status
+from loragraft.extraction.exact.smallest import Bracket, SmallestRanks
+from loragraft.extraction.journal import Trial
+from loragraft.extraction.ranks import AutoRank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from loragraft.extraction.choice import Choice
+    from loragraft.extraction.exact.trials import Trials
+    from loragraft.extraction.findings import Findings
+    from loragraft.extraction.plan import ExtractionPlan
+
+#: Modules that wider cells are tried on.
+_SAMPLE: Final = 8
+_SPARSE: Final = "its change does not fit any rank up to {most}: this is no merged LoRA"
+
+
+class _Job(NamedTuple):
+    """What a recovery works with."""
+
+    plan: ExtractionPlan
+    findings: Findings
+    trials: Trials
+
+    def is_ruled_out(self, trial: Trial) -> bool:
+        """Say whether the spectrum alone tells that a search must fail."""
+        found = self.findings.of_module(trial.number)
+        return any(one.rank and is_ruled_out(one, trial.rank, trial.slack) for one in found)
+
+    def why_not(self, number: int) -> str:
+        """Return why nothing can be searched in a module; empty where it can."""
+        unit = self.plan.modules[number].unit
+        odd = [source for source in unit.tuned if format_of(source) is None]
+        return why_no_cells(odd[0]) if odd else ""
+
+    def available(self, number: int) -> int:
+        """Return how many triplets a module has."""
+        return max(one.rank for one in self.findings.of_module(number))
+
+
+def recover(
+    plan: ExtractionPlan, findings: Findings, choices: Sequence[Choice], trials: Trials
+) -> tuple[Choice, ...]:
+    """Search exact factors of all adapters to write.
+
+    Args:
+        plan: What is to be done.
+        findings: What the factorisation found.
+        choices: The ranks that the rank rule gave; where that is ``auto``, they are where the
+            search for the smallest rank that fits begins.
+        trials: Runs the searches.
+
+    Returns:
+        The choices with what was recovered.
+    """
+    job = _Job(plan, findings, trials)
+    slack = _slack(job, choices[-1])
+    return tuple(_recovered(job, choice, slack) for choice in choices)
+
+
+def _recovered(job: _Job, choice: Choice, slack: float) -> Choice:
+    auto = isinstance(job.plan.options.rank, AutoRank)
+    numbers = _changed(job, choice, auto=auto)
+    outcomes = {n: ModuleRecovery(Status.PLAIN, why) for n in numbers if (why := job.why_not(n))}
+    searchable = [number for number in numbers if number not in outcomes]
+    if auto:
+        outcomes |= _smallest(job, choice, searchable, slack)
+    else:
+        outcomes |= _fixed(job, [Trial(n, choice.ranks[n], slack) for n in searchable])
+    ranks = list(choice.ranks)
+    for number, outcome in outcomes.items():
+        if outcome.status is not Status.PLAIN:
+            ranks[number] = outcome.rank
+    return choice._replace(ranks=tuple(ranks), recovered=dict(sorted(outcomes.items())))
+
+
+def _changed(job: _Job, choice: Choice, *, auto: bool) -> list[int]:
+    """Return the modules to recover: with ``auto`` those too that seem to be rounding alone."""
+    return [number for number, _ in job.findings.changed() if auto or choice.ranks[number]]
+
+
+def _fixed(job: _Job, wanted: Sequence[Trial]) -> Mapping[int, ModuleRecovery]:
+    possible = [trial for trial in wanted if not job.is_ruled_out(trial)]
+    job.trials.run(possible)
+    found = {trial.number: job.trials.outcome(trial) for trial in possible}
+    for trial in wanted:
+        why = f"rank {trial.rank} is too small for the change, whatever the factors"
+        found.setdefault(trial.number, ModuleRecovery(Status.PLAIN, why, trial.rank))
+    return found
+
+
+def _smallest(
+    job: _Job, choice: Choice, numbers: Sequence[int], slack: float
+) -> Mapping[int, ModuleRecovery]:
+    """Find the smallest rank that fits of every module."""
+    brackets = [_bracket(job, number, choice.ranks[number], slack) for number in numbers]
+    search = SmallestRanks(brackets)
+    while pending := list(search.trials()):
+        tried = [(at, Trial(numbers[at], rank, slack)) for at, rank in pending]
+        job.trials.run(trial for _, trial in tried)
+        for at, trial in tried:
+            brackets[at].tell(trial.rank, fits=job.trials.outcome(trial).fits)
+    found = {}
+    for number, bracket in zip(numbers, brackets, strict=True):
+        why = _SPARSE.format(most=bracket.most)
+        found[number] = ModuleRecovery(Status.PLAIN, why, choice.ranks[number])
+        # Where nothing fits, what nearly does at the rank of the others is the best there is.
+        rank = bracket.high if bracket.high is not None else search.common
+        if rank in bracket.tried:
+            found[number] = job.trials.outcome(Trial(number, rank, slack))
+    return found
+
+
+def _bracket(job: _Job, number: int, guess: int, slack: float) -> Bracket:
+    most = job.available(number)
+    low = 0
+    while low < most and job.is_ruled_out(Trial(number, low + 1, slack)):
+        low += 1
+    return Bracket(low, most, max(guess, low + 1))
+
+
+def _slack(job: _Job, choice: Choice) -> float:
+    """Return by how much cells are wider than their rounding: not at all, or by that of ΔW.
+
+    A merge may round ΔW before it is added, as PEFT's of a bf16 adapter does. Where hardly any
+    module fits as it is, and most of a sample do in wider cells, that is taken for the reason.
+    """
+    numbers = [n for n in _changed(job, choice, auto=False) if not job.why_not(n)]
+    plain = [Trial(number, choice.ranks[number]) for number in numbers]
+    wider = [trial._replace(slack=BF16_SLACK) for trial in plain]
+    hopeful = [trial for trial in wider if not job.is_ruled_out(trial)]
+    sample = hopeful[:: max(1, len(hopeful) // _SAMPLE)][:_SAMPLE]
+    strict = [trial._replace(slack=0.0) for trial in sample]
+    possible = [trial for trial in strict if not job.is_ruled_out(trial)]
+    job.trials.run(possible)
+    if 2 * sum(job.trials.outcome(trial).fits for trial in possible) >= len(sample):
+        return 0.0
+    job.trials.run(sample)
+    return BF16_SLACK if 2 * sum(job.trials.outcome(t).fits for t in sample) > len(sample) else 0.0
