@@ -15,7 +15,7 @@ MAY_INCLUDE = {
     "stored": {"base", "io", "simd", "stored"},
     "linalg": {"base", "io", "simd", "stored", "linalg"},
     "exact": {"base", "io", "simd", "stored", "linalg", "exact"},
-    "batch": {"base", "io", "simd", "stored", "linalg", "batch"},
+    "batch": {"base", "io", "simd", "stored", "linalg", "exact", "batch"},
     "bindings": set(LAYERS),
 }
 

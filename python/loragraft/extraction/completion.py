@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from loragraft.extraction.carried import carry
 from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
-from loragraft.extraction.exact.recovery import recover
-from loragraft.extraction.exact.trials import Trials
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import (
     config_of,

@@ -223,7 +223,7 @@ def check_outputs(
         check_destination(directory, inputs, force=force or (resume and is_unfinished(first)))
     check_memory(plan)
     # The factors lie on disk twice while they are put in order.
-    check_space(output, plan.largest_result + plan.largest_results)
+    check_space(output, plan.largest_spool + plan.largest_results)
     return outputs
 
 

@@ -99,13 +99,20 @@ class ExtractionPlan(NamedTuple):
         return self.result_at(self.options.rank.most)
 
     @property
+    def largest_spool(self) -> int:
+        """Bytes of factors on their way: exact ones lie beside those that they start from."""
+        return self.largest_result * (2 if self.options.exact else 1)
+
+    @property
     def largest_results(self) -> int:
         """The same for all adapters that are written."""
         return sum(self.result_at(rule.most) for _, rule in rules(self.options.rank))
 
     def result_at(self, rank: int) -> int:
         """Return the bytes of factors of a rank if every module differs."""
-        size = 4 if FACTOR_DTYPES[self.options.dtype] == "F32" else 2
+        options = self.options
+        dtype = options.exact_dtype if options.exact else options.dtype
+        size = 4 if FACTOR_DTYPES[dtype] == "F32" else 2
         return sum(size * min(rank, m.rank) * m.parameters_per_rank for m in self.modules)
 
 

@@ -29,6 +29,8 @@ _WINDOW: Final = 4
 #: Largest smaller side for which the core makes a full SVD of its own accord.
 _DENSE_SIDE: Final = 1024
 _COPIES: Final = 2
+#: Sets of factors that a search inside the rounding cells keeps: itself, and its last eight steps.
+_POINTS: Final = 24
 
 
 def needed_memory(plan: ExtractionPlan) -> int:
@@ -42,6 +44,9 @@ def needed_memory(plan: ExtractionPlan) -> int:
         (_module_memory(*m.linear.shape, m.rank, options.oversampling) for m in plan.modules),
         default=0,
     )
+    if options.exact:
+        searches = (_search_memory(*m.linear.shape, m.rank) for m in plan.modules)
+        largest = max(largest, max(searches, default=0))
     # The factors of all experts of a block are put together in memory, their cuts beside them.
     together = max((m.rank * m.parameters_per_rank for m in plan.modules), default=0)
     return _FIXED_MEMORY + resolve_threads(options.threads) * largest + _COPIES * 4 * together
@@ -57,6 +62,12 @@ def _module_memory(rows: int, columns: int, rank: int, oversampling: int) -> int
     groups = min(_GROUPS, max(1, larger // 1080))
     subspaces = 4 * width * (2 * (rows + columns) + (groups + 1) * larger)
     return factors + subspaces + 8 * 16 * width * width + _bytes_kept(rows, columns)
+
+
+def _search_memory(rows: int, columns: int, rank: int) -> int:
+    """Bytes of a search inside the rounding cells: points, gradients, steps, partial sums."""
+    width = -(-rank // _WIDTH_UNIT) * _WIDTH_UNIT
+    return 4 * width * (_POINTS * (rows + columns) + (_GROUPS + 2) * columns)
 
 
 def _bytes_kept(rows: int, columns: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.extraction.exact.cells import BF16_SLACK, format_of, is_ruled_out, why_no_cells
@@ -100,7 +101,7 @@ def _fixed(job: _Job, wanted: Sequence[Trial]) -> Mapping[int, ModuleRecovery]:
 def _smallest(
     job: _Job, choice: Choice, numbers: Sequence[int], slack: float
 ) -> Mapping[int, ModuleRecovery]:
-    """Find the smallest rank that fits of every module."""
+    """Find the smallest rank that fits of every module, or the likeliest where many would."""
     brackets = [_bracket(job, number, choice.ranks[number], slack) for number in numbers]
     search = SmallestRanks(brackets)
     while pending := list(search.trials()):
@@ -116,7 +117,27 @@ def _smallest(
         rank = bracket.high if bracket.high is not None else search.common
         if rank in bracket.tried:
             found[number] = job.trials.outcome(Trial(number, rank, slack))
-    return found
+    return {**found, **_likeliest(job, choice, found)}
+
+
+def _likeliest(
+    job: _Job, choice: Choice, found: Mapping[int, ModuleRecovery]
+) -> Mapping[int, ModuleRecovery]:
+    """Return modules again whose smallest rank says little: at that of the others, or the rule's.
+
+    Where few weights left their cells, ranks below the true one fit as well.
+    """
+    exact = {number: one for number, one in found.items() if one.status is Status.EXACT}
+    telling = Counter(one.rank for one in exact.values() if one.telling)
+    common = max(telling, key=lambda rank: (telling[rank], -rank)) if telling else 0
+    wanted = {
+        number: Trial(number, common if common >= one.rank else choice.ranks[number], one.slack)
+        for number, one in exact.items()
+        if not one.telling and max(common, choice.ranks[number]) > one.rank
+    }
+    job.trials.run(wanted.values())
+    again = {number: job.trials.outcome(trial) for number, trial in wanted.items()}
+    return {number: one for number, one in again.items() if one.status is Status.EXACT}
 
 
 def _bracket(job: _Job, number: int, guess: int, slack: float) -> Bracket:

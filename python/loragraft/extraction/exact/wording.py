@@ -83,9 +83,8 @@ def _of_ranks(exact: list[tuple[str, ModuleRecovery]]) -> Iterator[str]:
     if unsure:
         name, one = unsure[0]
         yield (
-            f"the rank of {counted(len(unsure), 'module')} cannot be known: hardly any weight left"
-            f" its rounding cell, so a smaller rank than the true one may fit, such as {one.rank}"
-            f" in {name}"
+            f"the rank of {counted(len(unsure), 'module')} cannot be known: so few weights left"
+            f" their rounding cells that other ranks fit as well, such as {name} of rank {one.rank}"
         )
 
 
