@@ -57,9 +57,12 @@ def complete(
     findings = compute(plan, work, store, progress, unfinished)
     choices = choose(plan, findings)
     if plan.options.exact:
-        choices = recover(
-            plan, findings, choices, Trials(plan, findings, store, progress, unfinished)
-        )
+        # Starting points are arrays; nothing else here needs NumPy.
+        from loragraft.extraction.exact.recovery import recover  # noqa: PLC0415
+        from loragraft.extraction.exact.trials import Trials  # noqa: PLC0415
+
+        trials = Trials(plan, findings, store, progress, unfinished)
+        choices = recover(plan, findings, choices, trials)
     done: list[Extraction] = []
     for choice in choices:
         destination = destinations[choice.suffix]
