@@ -26,6 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import loragraft
+from loragraft.demo.smollm2 import find_gguf
 from markdown import table
 
 if TYPE_CHECKING:
@@ -158,7 +159,11 @@ def _divergences(
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
 
     lines = texts.read_text(encoding="utf-8").splitlines()
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    if (base / "tokenizer.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    else:  # the demo's base, which has no tokenizer but in the file that it was unpacked from
+        gguf = find_gguf()
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     batches = [tokenizer(line, return_tensors="pt").input_ids for line in lines if line.strip()]
 
     def logs(model: Any) -> list[Any]:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from loragraft.extraction.factors import SpooledFactors
 
-#: Factors fit with no more than this share of the weights outside their cells: single precision
-#: leaves a few at the very ends.
+#: Factors fit with no more than this share of the weights outside their cells, or a single one:
+#: single precision leaves a few at the very ends.
 FITS: Final = 1e-5
 #: With no more than this they are nearer to the merged adapter than those of the plain SVD.
 NEAR: Final = 0.05
@@ -110,7 +110,7 @@ class ModuleRecovery(NamedTuple):
     def judged(self) -> ModuleRecovery:
         """Return the same with the status that it deserves."""
         share = self.outside / self.weights
-        if share <= FITS:
+        if self.outside <= max(1.0, FITS * self.weights):
             return self._replace(status=Status.EXACT)
         if share <= NEAR:
             return self._replace(status=Status.NEAR)
