@@ -26,6 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import loragraft
+from loragraft.adapter.peft import read_adapter
 from loragraft.demo.smollm2 import find_gguf
 from markdown import table
 
@@ -124,17 +125,14 @@ def _seconds(
 
 def _factors(adapter: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Return (B, A) of every module, the scaling multiplied in."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(adapter / "adapter_model.safetensors")
-    found = {}
-    for key, b in tensors.items():
-        name = key.removesuffix(".lora_B.weight")
-        if name != key:
-            a = tensors[f"{name}.lora_A.weight"].astype(np.float64)
-            short = name.removeprefix("base_model.model.")
-            alpha = config.get("alpha_pattern", {}).get(short, config["lora_alpha"])
-            found[name] = (b.astype(np.float64) * (alpha / a.shape[0]), a)
-    return found
+    return {
+        module.name: (
+            tensors[module.lora_B.name].astype(np.float64) * module.scaling,
+            tensors[module.lora_A.name].astype(np.float64),
+        )
+        for module in read_adapter(adapter).modules
+    }
 
 
 def _errors(
