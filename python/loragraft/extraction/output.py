@@ -19,6 +19,7 @@ from loragraft.architecture.families import family_of
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
 from loragraft.extraction.factors import peft_shape
+from loragraft.lossless.manifest import RESIDUAL_FILE
 from loragraft.natural_order import natural_key
 from loragraft.report.card import model_card
 from loragraft.safetensors_writer import SafetensorsWriter
@@ -51,7 +52,7 @@ def retire(destination: Destination) -> None:
     Raises:
         FormatError: A file cannot be removed.
     """
-    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE):
+    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE, RESIDUAL_FILE):
         path = destination.directory / name
         try:
             path.unlink(missing_ok=True)
