@@ -43,6 +43,7 @@ def merge_command(
 
     Files, their order and metadata are those of BASE; only the adapted weights differ, each
     rounded once, and the tensors that ADAPTER carries whole. Memory does not grow with the model.
+    With --patch all tensors are those of the checkpoint that ADAPTER was extracted from.
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
         from loragraft.merging import merge

@@ -71,15 +71,15 @@ def write_residual(
     """
     started = time.perf_counter()
     found: list[Difference] = []
-    size, written = 0, False
+    size, done, written = 0, 0, False
     with TensorReader() as reader, Spool.unnamed(path.parent) as spool:
         for difference in _differences(base, tuned, adapter, reader, spool):
             found.append(difference)
             size += difference.nbytes
+            done += difference.record.nbytes
             if limit is not None and size > limit:
                 break
             if progress is not None:
-                done = sum(one.record.nbytes for one in found)
                 progress(difference.record.name, done, tuned.nbytes)
         else:
             size, written = _write(path, found, reader, spool, limit)

@@ -94,20 +94,12 @@ class _Job:
     base: Checkpoint
     contents: Contents
     shards: list[_Shard]
+    layouts: list[Layout]
+    total: int
     dtype: str | None
     patch: bool
     progress: Progress | None
     done: int = 0
-
-    @property
-    def layouts(self) -> list[Layout]:
-        """All tensors to write."""
-        return [layout for shard in self.shards for layout in shard.layout]
-
-    @property
-    def total(self) -> int:
-        """Their size in bytes."""
-        return sum(map(nbytes_of, self.layouts))
 
 
 def merge(
@@ -164,16 +156,18 @@ def merge(
     with TensorReader() as reader:
         contents, changes = _contents(before, lora, reader, code, patch=patch)
         shards = _shards(before, contents)
-        job = _Job(before, contents, shards, code, patch, progress)
+        layouts = [layout for shard in shards for layout in shard.layout]
+        total = sum(map(nbytes_of, layouts))
+        job = _Job(before, contents, shards, layouts, total, code, patch, progress)
         companions = companion_files(before)
         overhead = sum(read_header(shard).data_start for shard in before.shards)
         overhead += sum(path.stat().st_size for path in companions)
-        check_space(target, job.total + overhead)
+        check_space(target, total + overhead)
         with Destination(target, force) as destination:
             destination.clear(keep={shard.name for shard in before.shards})
             written = sum(_write_shard(job, destination, shard) for shard in job.shards)
             _write_companions(job, destination, companions)
-    count = len(job.layouts)
+    count = len(layouts)
     return MergeResult(
         output=target,
         modules=changes.modules,
@@ -223,7 +217,7 @@ def _shards(base: Checkpoint, contents: Contents) -> list[_Shard]:
 
 def _write_shard(job: _Job, destination: Destination, shard: _Shard) -> int:
     """Write the counterpart of one of the base's files and return its size."""
-    path, total = destination.directory / shard.like.name, job.total
+    path = destination.directory / shard.like.name
     with SafetensorsWriter(path, shard.layout, shard.metadata) as writer:
         for layout in shard.layout:
             name = layout[0]
@@ -231,7 +225,7 @@ def _write_shard(job: _Job, destination: Destination, shard: _Shard) -> int:
                 writer.write_part(name, data, offset)
             job.done += nbytes_of(layout)
             if job.progress is not None:
-                job.progress(name, job.done, total)
+                job.progress(name, job.done, job.total)
         # Only now, so that an error leaves alone what lay there before.
         destination.file(shard.like.name)
         return writer.nbytes
