@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.adapter.restored import kinds_of, restored_by
 from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import STACKED_EXPERTS, take_inventory
 from loragraft.checkpoint import open_checkpoint
-from loragraft.lossless.manifest import RESIDUAL_FILE
 from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.inspection import (
     AdaptedModule,

@@ -21,9 +21,10 @@ from lora_files import (
     write_checkpoint,
 )
 from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.checkpoint import open_checkpoint
 from loragraft.lossless.making import write_residual
-from loragraft.lossless.manifest import MANIFEST_KEY, RESIDUAL_FILE
+from loragraft.lossless.manifest import MANIFEST_KEY
 from loragraft.tensor_bytes import TensorBytes
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from command_line import CommandLine
 from command_line import loragraft as loragraft_fixture
 from lora_files import Q0, random_factors, write_adapter
 from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.checkpoint import open_checkpoint
 from loragraft.errors import FormatError, LoragraftError, MismatchError, UsageError
 from loragraft.lossless.making import write_residual
-from loragraft.lossless.manifest import RESIDUAL_FILE
 from lossless_files import Lossless, check_identical, patched, residual_of, write_pair
 
 if TYPE_CHECKING:

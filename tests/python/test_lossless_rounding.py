@@ -42,7 +42,8 @@ def backwards(delta: Delta, start: int, stop: int) -> NDArray[np.float32]:
 
 def at_random(delta: Delta, start: int, stop: int) -> NDArray[np.float32]:
     product, bound = ROWS(delta, start, stop), delta.bound(start, stop)
-    return product + bound * np.random.default_rng(start).choice([-1, 0, 1], product.shape)
+    signs = np.random.default_rng(start).choice([-1, 0, 1], product.shape)
+    return product + bound * signs.astype(np.float32)
 
 
 def at_the_lower_end(delta: Delta, start: int, stop: int) -> NDArray[np.float32]:

@@ -164,7 +164,8 @@ class TensorMerger:
             weight = rows(self._reader, patch.source, own.start, own.stop)
             change = delta.rows(start, stop)[patch.piece.slots(own, start)]
             with np.errstate(over="ignore", invalid="ignore"):
-                stored = from_float32(weight + change, code)
+                change += weight
+                stored = from_float32(change, code)
             if not finite(stored, code).all():
                 raise _not_finite(entry, code, weight)
             yield own.start, stored

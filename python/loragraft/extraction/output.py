@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.adapter.peft_config import (
     CONFIG_FILE,
     LAYOUT_KEY,
+    RESIDUAL_FILE,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
@@ -19,7 +20,6 @@ from loragraft.architecture.families import family_of
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
 from loragraft.extraction.factors import peft_shape
-from loragraft.lossless.manifest import RESIDUAL_FILE
 from loragraft.natural_order import natural_key
 from loragraft.report.card import model_card
 from loragraft.safetensors_writer import SafetensorsWriter

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from loragraft.tensor_entry import TensorEntry
 
-#: The file, beside the adapter's tensors.
-RESIDUAL_FILE: Final = "residual.safetensors"
 #: Of the safetensors metadata; its value is the manifest.
 MANIFEST_KEY: Final = "loragraft.residual/1"
 #: What makes such a file.

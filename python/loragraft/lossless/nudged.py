@@ -40,7 +40,8 @@ class NudgedDelta(Delta):
         product = Delta.rows(self, start, stop)
         bound = self.bound(start, stop)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.add(product, bound) if self.sign > 0 else np.subtract(product, bound)
+            product += np.float32(self.sign) * bound
+        return product
 
 
 class NudgedDeltaReader(DeltaReader):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 
+from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.errors import FormatError, MismatchError
 from loragraft.lossless.gaps import ESCAPE, START, decode
 from loragraft.lossless.manifest import (
     GAPS_DTYPE,
     HOW_TO_MAKE,
     MANIFEST_KEY,
-    RESIDUAL_FILE,
     Stored,
     parse_manifest,
     unit_of,
