@@ -37,7 +37,8 @@ def bf16_from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def float32_from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Widen bfloat16 bit patterns; exact."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide: NDArray[np.uint32] = np.left_shift(bits, 16, dtype=np.uint32)
+    return wide.view(np.float32)
 
 
 def to_float32(stored: NDArray[np.generic], code: str) -> NDArray[np.float32]:

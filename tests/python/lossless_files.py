@@ -28,7 +28,7 @@ from loragraft.lossless.manifest import MANIFEST_KEY
 from loragraft.tensor_bytes import TensorBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lora_files import Array
@@ -116,15 +116,23 @@ def patched(
 ) -> Lossless:
     """Extract an adapter and write its residual."""
     settings = {"rank": RANK, "dtype": "fp16", **options}
-    loragraft.extract(base, tuned, adapter, **settings)
-    return Lossless(base, tuned, adapter, residual_of(base, tuned, adapter, limit=limit))
+    # As an extraction does, which writes the config last.
+    config = loragraft.extract(base, tuned, adapter, **settings).config
+    summary = residual_of(base, tuned, adapter, config, limit=limit)
+    return Lossless(base, tuned, adapter, summary)
 
 
 def residual_of(
-    base: Path, tuned: Path, adapter: Path, *, limit: int | None = None
+    base: Path,
+    tuned: Path,
+    adapter: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    limit: int | None = None,
 ) -> ResidualSummary:
     sides = open_checkpoint(base), open_checkpoint(tuned)
-    return write_residual(*sides, read_adapter(adapter), adapter / RESIDUAL_FILE, limit=limit)
+    read = read_adapter(adapter, config)
+    return write_residual(*sides, read, adapter / RESIDUAL_FILE, limit=limit)
 
 
 def check_identical(made: Lossless, out: Path) -> MergeResult:

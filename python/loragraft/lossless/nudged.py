@@ -38,10 +38,9 @@ class NudgedDelta(Delta):
         """Return rows ``start:stop``, moved by their bound."""
         # Not super(): slots make the class anew.
         product = Delta.rows(self, start, stop)
-        bound = self.bound(start, stop)
+        nudge = np.add if self.sign > 0 else np.subtract
         with np.errstate(over="ignore", invalid="ignore"):
-            product += np.float32(self.sign) * bound
-        return product
+            return nudge(product, self.bound(start, stop), out=product)
 
 
 class NudgedDeltaReader(DeltaReader):
