@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -115,6 +118,21 @@ def test_without_the_bound_other_sums_fail(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Delta, "rows", at_the_lower_end)
     with pytest.raises(MismatchError, match="SHA-256"):
         loragraft.merge(made.base, made.adapter, tmp_path / "out", patch=True)
+
+
+@pytest.mark.parametrize("kernels", ["Prescott", "Nehalem"])
+def test_other_kernels_of_blas(tmp_path: Path, kernels: str) -> None:
+    """OpenBLAS as older processors run it, with other sums and no fused additions."""
+    made = on_boundaries(tmp_path, "BF16")
+    out = tmp_path / "out"
+    subprocess.run(
+        [sys.executable, "-m", "loragraft", "merge", made.base, made.adapter, "-o", out, "--patch"],
+        env={**os.environ, "OPENBLAS_CORETYPE": kernels},
+        check=True,
+        capture_output=True,
+    )
+    found, wanted = ((side / "model.safetensors").read_bytes() for side in (out, made.tuned))
+    assert found == wanted
 
 
 @pytest.mark.parametrize("scaling", [1.0, 0.37, -3.0, 2e-3])
