@@ -27,6 +27,8 @@ __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 _SUFFIX: Final = ".safetensors"
 _SINGLE_NAME: Final = "model.safetensors"
 _ADAPTER_NAME: Final = "adapter_model.safetensors"
+#: What `merge --patch` applies to a base; holds tensors, but is no checkpoint.
+_RESIDUAL_NAME: Final = "residual.safetensors"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZER_NAMES: Final = (
     "tokenizer.json",
@@ -141,10 +143,11 @@ def _file_names(directory: Path) -> set[str]:
         raise FormatError(f"{shown(directory)}: cannot be listed: {reason(error)}") from error
 
 
-def _loose_shards(directory: Path, names: Iterable[str]) -> tuple[Path, ...]:
+def _loose_shards(directory: Path, names: set[str]) -> tuple[Path, ...]:
     """Return the .safetensors files of a directory without index or model.safetensors."""
+    adapter = {_ADAPTER_NAME, _RESIDUAL_NAME} if _ADAPTER_NAME in names else set()
     found = sorted(
-        (name for name in names if name.endswith(_SUFFIX) and name != _ADAPTER_NAME),
+        (name for name in names if name.endswith(_SUFFIX) and name not in adapter),
         key=natural_key,
     )
     if not found:

@@ -22,7 +22,13 @@ def bf16_from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     NaN stays NaN (its quiet bit is set); values beyond the largest bfloat16 become infinite.
     """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    # In place, for memory is what it waits for.
+    wide = bits >> 16
+    wide &= 1
+    wide += np.uint32(0x7FFF)
+    wide += bits
+    wide >>= 16
+    rounded = wide.astype(np.uint16)
     nan = np.isnan(values)
     if nan.any():
         rounded[nan] = ((bits[nan] >> 16) | 0x0040).astype(np.uint16)
@@ -31,7 +37,8 @@ def bf16_from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def float32_from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Widen bfloat16 bit patterns; exact."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide: NDArray[np.uint32] = np.left_shift(bits, 16, dtype=np.uint32)
+    return wide.view(np.float32)
 
 
 def to_float32(stored: NDArray[np.generic], code: str) -> NDArray[np.float32]:

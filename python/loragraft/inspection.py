@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.peft import read_adapter
+from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.adapter.restored import kinds_of, restored_by
 from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import STACKED_EXPERTS, take_inventory
@@ -162,8 +163,13 @@ def _inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
         base_model=base if isinstance(base, str) else None,
         ranks=dict(sorted(Counter(module.rank for module in modules).items())),
         modules=modules,
+        residual_bytes=_size(adapter.directory / RESIDUAL_FILE),
         problems=tuple(_adapter_problems(adapter, modules)),
     )
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _adapted_modules(adapter: PeftAdapter) -> tuple[AdaptedModule, ...]:

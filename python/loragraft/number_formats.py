@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 
@@ -49,3 +50,9 @@ VALUE_DTYPES: Final = (*WEIGHT_DTYPES, "F8_E4M3", "F8_E5M2")
 CODE_DTYPES: Final = ("F8_E4M3", "F8_E5M2", "I8", "U8")
 #: Formats of such scales.
 SCALE_DTYPES: Final = (*WEIGHT_DTYPES, "F8_E8M0")
+
+
+def nbytes_of(layout: tuple[str, str, tuple[int, ...]]) -> int:
+    """Return the size of a tensor, given as (name, dtype code, shape)."""
+    _, code, shape = layout
+    return DTYPES[code].bits * math.prod(shape) // 8

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    #: Name, dtype code and shape of a tensor.
+    Layout = tuple[str, str, tuple[int, ...]]
+
 __all__ = ["SafetensorsWriter", "write_bytes_atomic", "write_text_atomic"]
 
 _ALIGNMENT: Final = 8
@@ -64,7 +67,7 @@ class SafetensorsWriter:
     def __init__(
         self,
         path: Path,
-        layout: Sequence[tuple[str, str, tuple[int, ...]]],
+        layout: Sequence[Layout],
         metadata: Mapping[str, str] | None = None,
         *,
         overwrite: bool = True,
@@ -191,7 +194,7 @@ class SafetensorsWriter:
             self.commit()
 
 
-def _placed(layout: Iterable[tuple[str, str, tuple[int, ...]]], where: str) -> list[_Slot]:
+def _placed(layout: Iterable[Layout], where: str) -> list[_Slot]:
     """Give every tensor its place, wider dtypes first."""
     entries = [(name, code, tuple(map(int, shape))) for name, code, shape in layout]
     seen: set[str] = set()

@@ -10,7 +10,7 @@ import pytest
 
 from loragraft.architecture.address import Address
 from loragraft.extraction.factors import oriented
-from loragraft.extraction.spool import Spool
+from loragraft.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

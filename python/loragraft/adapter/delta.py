@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 #: Largest float32 slab of one operand. Small enough to stay in the cache between the few passes
 #: that are made over it, large enough for BLAS.
 SLAB_BYTES: Final = 4 << 20
+#: Unit roundoff of float32, and its least normal number, below which a machine may flush to zero.
+_UNIT: Final = 2.0**-24
+_TINY: Final = 2.0**-126
+#: Room for the roundings of the bound itself and the squares of (r + 2)·u, up to rank 16,000.
+_ROOM: Final = 1.001
 #: Modules whose packed lora_B is kept.
 _KEPT: Final = 2
 
@@ -70,6 +75,22 @@ class Delta:
             product = self.left[start:stop] @ self.right
             product *= np.float32(self.scaling)
         return product
+
+    def bound(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return how far `rows` can be, entry by entry, from what another machine computes.
+
+        Both are within what `rows` promises of the exact product, hence within twice that of each
+        other; (|B|·|A|)_ij ≤ ‖b_i‖·‖a_j‖ (Cauchy–Schwarz). No bound is zero: sums that underflow
+        are within it too, and so is the sign of a zero.
+        """
+        (_, rank), scaling = self.left.shape, abs(float(np.float32(self.scaling)))
+        factor = 2.0 * (rank + 2)
+        left = np.linalg.norm(self.left[start:stop].astype(np.float64), axis=1)
+        right = np.linalg.norm(self.right.astype(np.float64), axis=0)
+        left *= _ROOM * factor * _UNIT * scaling
+        bound: NDArray[np.float32] = left.astype(np.float32)[:, None] * right.astype(np.float32)
+        bound += np.float32(factor * max(1.0, scaling) * _TINY)
+        return bound
 
 
 class DeltaReader:

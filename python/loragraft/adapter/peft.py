@@ -82,11 +82,14 @@ class PeftAdapter:
     layout: str = ""
 
 
-def read_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
+def read_adapter(
+    path: str | os.PathLike[str], config: Mapping[str, Any] | None = None
+) -> PeftAdapter:
     """Read an adapter's config and the header of its tensors.
 
     Args:
         path: The adapter's directory, or the tensor file in it.
+        config: What is to be its config, where the file is not written yet.
 
     Raises:
         FormatError: A file is missing or malformed, the factors do not fit each other or the
@@ -94,12 +97,8 @@ def read_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     """
     directory, tensors_file = _locate(Path(path))
     config_file = directory / CONFIG_FILE
-    if not config_file.exists():
-        raise FormatError(
-            f"{shown(directory)}: no {CONFIG_FILE}; expected a finished PEFT adapter: it is"
-            " written last, so the run that made this was perhaps stopped"
-        )
-    config = parse_object(read_bytes(config_file, _MAX_CONFIG_BYTES), shown(config_file))
+    if config is None:
+        config = _read_config(config_file)
     settings = Settings.parse(config, shown(config_file))
     parameters = ParameterNames(config, shown(config_file))
     entries, metadata = _read_entries(tensors_file)
@@ -115,6 +114,15 @@ def read_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     ]
     modules.sort(key=lambda module: natural_key(module.name))
     return PeftAdapter(directory, config, tuple(modules), others, metadata.get(LAYOUT_KEY, ""))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FormatError(
+            f"{shown(path.parent)}: no {CONFIG_FILE}; expected a finished PEFT adapter: it is"
+            " written last, so the run that made this was perhaps stopped"
+        )
+    return parse_object(read_bytes(path, _MAX_CONFIG_BYTES), shown(path))
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from loragraft.architecture.address import Address
 
 TENSORS_FILE: Final = "adapter_model.safetensors"
+#: Ours: what merging does not give of the tuned checkpoint.
+RESIDUAL_FILE: Final = "residual.safetensors"
 CONFIG_FILE: Final = "adapter_config.json"
 #: In the metadata of the tensor file: how experts are laid out, ``peft`` or ``peft-legacy``. PEFT
 #: would warn of an unknown key in its config.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from loragraft import native
     from loragraft.extraction.plan import ModulePlan
-    from loragraft.extraction.spool import Extent, Spool
+    from loragraft.spool import Extent, Spool
 
 
 class SpooledFactors(NamedTuple):

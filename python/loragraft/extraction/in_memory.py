@@ -17,9 +17,9 @@ from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import config_of
 from loragraft.extraction.preflight import check_memory, differences
 from loragraft.extraction.result import Extraction
-from loragraft.extraction.spool import Spool
 from loragraft.extraction.summary import make_report
 from loragraft.extraction.work import Work
+from loragraft.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

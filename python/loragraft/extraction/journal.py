@@ -18,7 +18,7 @@ from loragraft.errors import FormatError, UsageError
 from loragraft.extraction.exact.outcome import Found
 from loragraft.extraction.factors import SpooledFactors
 from loragraft.extraction.findings import Measurement
-from loragraft.extraction.spool import Extent
+from loragraft.spool import Extent
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from loragraft.extraction.plan import ExtractionPlan
-    from loragraft.extraction.spool import Spool
+    from loragraft.spool import Spool
 
 JOURNAL_FILE: Final = ".loragraft-journal"
 _LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values", "further_values")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.adapter.peft_config import (
     CONFIG_FILE,
     LAYOUT_KEY,
+    RESIDUAL_FILE,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
@@ -51,7 +52,7 @@ def retire(destination: Destination) -> None:
     Raises:
         FormatError: A file cannot be removed.
     """
-    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE):
+    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE, RESIDUAL_FILE):
         path = destination.directory / name
         try:
             path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.errors import StoppedError
 from loragraft.extraction.journal import JOURNAL_FILE, Journal
-from loragraft.extraction.spool import Spool
+from loragraft.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.input_file import read_bytes
 from loragraft.json_text import parse_object
+from loragraft.number_formats import WEIGHT_DTYPES, nbytes_of
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from loragraft.checkpoint import Checkpoint
+    from loragraft.safetensors_writer import Layout
 
 CONFIG: Final = "config.json"
 _MAX_BYTES: Final = 1 << 28
@@ -74,12 +78,32 @@ def config_bytes(checkpoint: Checkpoint, dtype: str | None) -> bytes | None:
     return _json_bytes(_with_dtype(config, _TORCH_NAMES[dtype]))
 
 
-def index_bytes(index: Path, total_size: int | None) -> bytes:
+def changed_dtype(base: Checkpoint, layouts: Iterable[Layout]) -> str | None:
+    """Return the dtype that most weights are written in, None where it is that of the base's."""
+    before = _main_dtype((e.name, e.dtype, e.shape) for e in base.tensors.values())
+    after = _main_dtype(layouts)
+    return after if after != before else None
+
+
+def _main_dtype(layouts: Iterable[Layout]) -> str | None:
+    """Return the dtype of weights that holds the most bytes."""
+    sizes = dict.fromkeys(WEIGHT_DTYPES, 0)
+    for layout in layouts:
+        if layout[1] in sizes:
+            sizes[layout[1]] += nbytes_of(layout)
+    largest = max(WEIGHT_DTYPES, key=sizes.__getitem__)
+    return largest if sizes[largest] else None
+
+
+def index_bytes(
+    index: Path, total_size: int | None, weight_map: Mapping[str, str] | None = None
+) -> bytes:
     """Return the shard index of the merged model.
 
     Args:
         index: The base's.
         total_size: Bytes of all tensors; None keeps the file as it is.
+        weight_map: Tensor -> name of the file that holds it; None keeps the base's.
     """
     data = read_companion(index)
     if total_size is None:
@@ -90,6 +114,8 @@ def index_bytes(index: Path, total_size: int | None) -> bytes:
         **(metadata if isinstance(metadata, dict) else {}),
         "total_size": total_size,
     }
+    if weight_map is not None:
+        content["weight_map"] = dict(weight_map)
     return _json_bytes(content)
 
 

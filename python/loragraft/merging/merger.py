@@ -5,36 +5,36 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loragraft.adapted.changes import changes_of
 from loragraft.adapter.peft import read_adapter
-from loragraft.adapter.placement import place_adapter
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
 from loragraft.errors import UsageError
 from loragraft.merging.companions import (
     CONFIG,
+    changed_dtype,
     companion_files,
     config_bytes,
     index_bytes,
     read_companion,
 )
-from loragraft.merging.patches import patches_of
-from loragraft.merging.tensors import TensorMerger
-from loragraft.merging.whole import replacements
-from loragraft.number_formats import WEIGHT_DTYPES
+from loragraft.merging.contents import merged_tensors
+from loragraft.number_formats import WEIGHT_DTYPES, nbytes_of
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import SafetensorsWriter, write_bytes_atomic
 from loragraft.tensor_reader import TensorReader
-from loragraft.weights.pieces import pieces
-from loragraft.weights.source import Plain
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from loragraft.architecture.modules import Inventory
+    from loragraft.adapted.changes import Changes
+    from loragraft.adapter.peft import PeftAdapter
     from loragraft.checkpoint import Checkpoint
+    from loragraft.merging.contents import Contents
+    from loragraft.safetensors_writer import Layout
 
     #: Told the tensor just written, bytes done and bytes in all.
     Progress = Callable[[str, int, int], None]
@@ -53,6 +53,8 @@ class MergeResult:
         bytes_written: Size of all tensor files.
         seconds: Wall time.
         replaced: Number of tensors that the adapter replaced, or rows of them.
+        identical: Number of tensors that were compared with the tuned checkpoint's by SHA-256, and
+            are the same: all of them with ``patch``, else 0.
     """
 
     output: Path
@@ -61,6 +63,7 @@ class MergeResult:
     bytes_written: int
     seconds: float
     replaced: int = 0
+    identical: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -70,9 +73,18 @@ class MergeResult:
             "modules": self.modules,
             "replaced": self.replaced,
             "tensors": self.tensors,
+            "identical": self.identical,
             "bytes_written": self.bytes_written,
             "seconds": self.seconds,
         }
+
+
+class _Shard(NamedTuple):
+    """One file to write: its counterpart of the base, its tensors and its metadata."""
+
+    like: Path
+    layout: list[Layout]
+    metadata: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -80,10 +92,13 @@ class _Job:
     """One merge on its way through the tensors."""
 
     base: Checkpoint
-    tensors: TensorMerger
+    contents: Contents
+    shards: list[_Shard]
+    layouts: list[Layout]
+    total: int
     dtype: str | None
+    patch: bool
     progress: Progress | None
-    total: int = 0
     done: int = 0
 
 
@@ -93,6 +108,7 @@ def merge(
     output: str | os.PathLike[str],
     *,
     dtype: str | None = None,
+    patch: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -110,49 +126,65 @@ def merge(
     few slabs of 4 MiB and the factors of two modules; of experts whose rows do not lie together in
     the base's tensor, one matrix too.
 
+    With ``patch`` the tensors are those of the checkpoint that the adapter was extracted from, bit
+    for bit: names, dtypes and shapes are its own too. Tensors that only it has go to the last file.
+    All other files are BASE's still, but for the dtype that config.json states.
+
     Args:
         base: The base checkpoint: directory, .safetensors file or Hub id.
         adapter: Directory of a PEFT LoRA adapter.
         output: Directory to write to; made if need be.
         dtype: ``bf16``, ``fp16`` or ``fp32`` to store all weights so; None keeps each as it is.
+        patch: Apply the residual that lies beside the adapter, and check every tensor by SHA-256.
         force: Replace a checkpoint in ``output``: its safetensors files, index and config.json
             are removed.
         progress: Called after every tensor with its name, the bytes written and those in all.
 
     Raises:
-        FormatError: A file cannot be read or written, or the disk has too little space.
+        FormatError: A file cannot be read or written, or the disk has too little space; with
+            ``patch``, there is no residual, or it is malformed.
         MismatchError: The adapter does not fit the base, changes a weight that is stored as codes,
-            or has tensors that neither are factors nor have a place in the base.
+            or has tensors that neither are factors nor have a place in the base; with ``patch``,
+            the base or the adapter is not the one that the residual was made for.
         NonFiniteError: A weight to write is NaN or Inf.
-        UsageError: An unknown ``dtype``, or ``output`` is in use.
+        UsageError: An unknown ``dtype``, one beside ``patch``, or ``output`` is in use.
     """
     started = time.perf_counter()
-    code = _code(dtype)
+    code = _code(dtype, patch=patch)
     before, lora, target = open_checkpoint(base), read_adapter(adapter), Path(output)
     check_destination(target, (before.directory, lora.directory), force=force)
-    placed = place_adapter(lora, before)
-    patches = patches_of(placed.placements)
     with TensorReader() as reader:
-        replaced = replacements(lora, before, patches.keys(), reader)
-        kept = _of_codes(placed.inventory)
-        tensors = TensorMerger(reader, patches, code, kept, replaced)
-        job = _Job(before, tensors, code, progress)
-        job.total = sum(tensors.nbytes(entry) for entry in before.tensors.values())
+        contents, changes = _contents(before, lora, reader, code, patch=patch)
+        shards = _shards(before, contents)
+        layouts = [layout for shard in shards for layout in shard.layout]
+        total = sum(map(nbytes_of, layouts))
+        job = _Job(before, contents, shards, layouts, total, code, patch, progress)
         companions = companion_files(before)
         overhead = sum(read_header(shard).data_start for shard in before.shards)
         overhead += sum(path.stat().st_size for path in companions)
-        check_space(target, job.total + overhead)
+        check_space(target, total + overhead)
         with Destination(target, force) as destination:
             destination.clear(keep={shard.name for shard in before.shards})
-            written = sum(_write_shard(job, destination, shard) for shard in before.shards)
+            written = sum(_write_shard(job, destination, shard) for shard in job.shards)
             _write_companions(job, destination, companions)
-    seconds = time.perf_counter() - started
+    count = len(layouts)
     return MergeResult(
-        target, len(placed.placements), len(before.tensors), written, seconds, len(replaced)
+        output=target,
+        modules=changes.modules,
+        tensors=count,
+        bytes_written=written,
+        seconds=time.perf_counter() - started,
+        replaced=len(changes.replaced),
+        identical=count if patch else 0,
     )
 
 
-def _code(dtype: str | None) -> str | None:
+def _code(dtype: str | None, *, patch: bool) -> str | None:
+    if dtype is not None and patch:
+        raise UsageError(
+            f"dtype {dtype} cannot be had with the patch, which gives the tuned checkpoint's own;"
+            " leave out --dtype or --patch"
+        )
     if dtype is None or dtype in WEIGHT_DTYPES:
         return dtype
     if dtype not in _CODES:
@@ -160,42 +192,56 @@ def _code(dtype: str | None) -> str | None:
     return _CODES[dtype]
 
 
-def _of_codes(inventory: Inventory) -> frozenset[str]:
-    """Return the tensors of weights that are stored as codes, the scales among them."""
-    return frozenset(
-        entry.name
-        for linear in inventory.linears
-        for matrix in linear.matrices
-        for piece in pieces(matrix)
-        if not isinstance(piece.source, Plain)
-        for entry in piece.source.entries
-    )
+def _contents(
+    base: Checkpoint, adapter: PeftAdapter, reader: TensorReader, code: str | None, *, patch: bool
+) -> tuple[Contents, Changes]:
+    if not patch:
+        changes = changes_of(adapter, base, reader)
+        return merged_tensors(base, changes, reader, code), changes
+    from loragraft.lossless.rebuilt import RebuiltTensors  # noqa: PLC0415 -- only for patches
+    from loragraft.lossless.residual import read_residual  # noqa: PLC0415
+
+    residual = read_residual(adapter.directory)
+    changes = changes_of(adapter, base, reader, lenient=True)
+    return RebuiltTensors(base, changes, residual, reader), changes
 
 
-def _write_shard(job: _Job, destination: Destination, shard: Path) -> int:
+def _shards(base: Checkpoint, contents: Contents) -> list[_Shard]:
+    found = []
+    for path in base.shards:
+        header = read_header(path)
+        layout = contents.layout(header.tensors, last=path == base.shards[-1])
+        found.append(_Shard(path, layout, header.metadata))
+    return found
+
+
+def _write_shard(job: _Job, destination: Destination, shard: _Shard) -> int:
     """Write the counterpart of one of the base's files and return its size."""
-    header = read_header(shard)
-    entries = [job.base.tensors[name] for name in header.tensors]
-    layout = [(entry.name, job.tensors.code(entry), entry.shape) for entry in entries]
-    with SafetensorsWriter(destination.directory / shard.name, layout, header.metadata) as writer:
-        for entry in entries:
-            job.tensors.write(writer, entry)
-            job.done += job.tensors.nbytes(entry)
+    path = destination.directory / shard.like.name
+    with SafetensorsWriter(path, shard.layout, shard.metadata) as writer:
+        for layout in shard.layout:
+            name = layout[0]
+            for offset, data in job.contents.parts(name):
+                writer.write_part(name, data, offset)
+            job.done += nbytes_of(layout)
             if job.progress is not None:
-                job.progress(entry.name, job.done, job.total)
+                job.progress(name, job.done, job.total)
         # Only now, so that an error leaves alone what lay there before.
-        destination.file(shard.name)
+        destination.file(shard.like.name)
         return writer.nbytes
 
 
 def _write_companions(job: _Job, destination: Destination, companions: tuple[Path, ...]) -> None:
     """Write the index, the small files, and at last config.json."""
-    base = job.base
+    base, dtype, index = job.base, job.dtype, None
+    if job.patch:
+        dtype = changed_dtype(base, job.layouts)
+        index = {layout[0]: shard.like.name for shard in job.shards for layout in shard.layout}
     if base.index is not None:
-        data = index_bytes(base.index, job.total if job.dtype else None)
-        write_bytes_atomic(destination.file(base.index.name), data)
+        total = job.total if job.dtype or job.patch else None
+        write_bytes_atomic(destination.file(base.index.name), index_bytes(base.index, total, index))
     for path in companions:
         write_bytes_atomic(destination.file(path.name), read_companion(path))
-    config = config_bytes(base, job.dtype)
+    config = config_bytes(base, dtype)
     if config is not None:
         write_bytes_atomic(destination.file(CONFIG), config)

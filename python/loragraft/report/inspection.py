@@ -100,6 +100,8 @@ class Inspection:
         base_model: ``base_model_name_or_path`` of an adapter.
         ranks: Rank -> number of modules.
         modules: The modules of an adapter.
+        residual_bytes: Size of the residual beside an adapter, which `merge --patch` applies; None
+            where there is none.
         problems: What may surprise whoever uses it, one sentence each.
     """
 
@@ -119,6 +121,7 @@ class Inspection:
     base_model: str | None = None
     ranks: Mapping[int, int] | None = None
     modules: tuple[AdaptedModule, ...] = ()
+    residual_bytes: int | None = None
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     if inspection.ranks:
         ranks = ", ".join(f"{rank} (× {count})" for rank, count in inspection.ranks.items())
         yield "rank", ranks
+    if inspection.residual_bytes is not None:
+        yield "residual", f"{inspection.residual_bytes / 1e6:,.1f} MB, applied by merge --patch"
 
 
 def _checkpoint_kinds(inspection: Inspection) -> Table:

@@ -1,18 +1,17 @@
-"""Writes the tensors of a merged checkpoint one by one."""
+"""The tensors of a merged checkpoint one by one, in parts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from loragraft.adapted.patches import groups
+from loragraft.adapted.stored import finite, ranges, stored_numbers, width
 from loragraft.adapter.delta import DeltaReader, slabs
 from loragraft.dtypes import from_float32
 from loragraft.errors import NonFiniteError
-from loragraft.merging.patches import groups
-from loragraft.merging.stored import finite, ranges, stored_numbers, width
-from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.weights.reader import rows
 from loragraft.wording import shown
 
@@ -21,139 +20,126 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from loragraft.adapted.patches import Patch
     from loragraft.adapter.restored import Restored
-    from loragraft.merging.patches import Patch
-    from loragraft.safetensors_writer import SafetensorsWriter
     from loragraft.tensor_entry import TensorEntry
     from loragraft.tensor_reader import TensorReader
 
 
+class Part(NamedTuple):
+    """Numbers of a tensor that lie together.
+
+    Attributes:
+        offset: How many bytes of the tensor come before them.
+        data: The numbers as they are stored, row-major; whoever gets them may change them.
+    """
+
+    offset: int
+    data: NDArray[np.generic]
+
+
 class TensorMerger:
-    """Copies the tensors of a base, with the changes of an adapter made."""
+    """Gives the tensors of a base, with the changes of an adapter made."""
 
     def __init__(
         self,
         reader: TensorReader,
         patches: Mapping[str, Sequence[Patch]],
-        dtype: str | None,
-        kept: frozenset[str],
+        dtypes: Mapping[str, str],
         replaced: Mapping[str, Restored],
+        deltas: DeltaReader | None = None,
     ) -> None:
         """Take what every tensor needs.
 
         Args:
             reader: Reads the base and the adapter.
             patches: Tensor -> what changes of it.
-            dtype: What weights are stored in; None keeps each as it is.
-            kept: Tensors that are copied whatever ``dtype`` is, such as the scales of codes.
+            dtypes: Tensor -> what it is to be stored in; weights alone can be stored in another
+                dtype than the base's, which is that of tensors not named here.
             replaced: Tensor -> what takes its place, or that of its rows.
+            deltas: Where the changes come from; by default the adapter as it is.
         """
         self._reader, self._patches, self._replaced = reader, patches, replaced
-        self._dtype, self._kept = dtype, kept
-        self._deltas = DeltaReader(reader)
+        self._dtypes = dtypes
+        self._deltas = deltas or DeltaReader(reader)
 
     def code(self, entry: TensorEntry) -> str:
-        """Return the dtype that a tensor is written in."""
-        converts = entry.dtype in WEIGHT_DTYPES and entry.name not in self._kept
-        return self._dtype if self._dtype and converts else entry.dtype
+        """Return the dtype that a tensor is stored in."""
+        return self._dtypes.get(entry.name, entry.dtype)
 
-    def nbytes(self, entry: TensorEntry) -> int:
-        """Return the size that a tensor is written in."""
-        code = self.code(entry)
-        return entry.nbytes if code == entry.dtype else entry.parameters * width(code)
-
-    def write(self, writer: SafetensorsWriter, entry: TensorEntry) -> None:
-        """Write one tensor.
+    def parts(self, entry: TensorEntry) -> Iterator[Part]:
+        """Yield a tensor from its first byte to its last.
 
         Raises:
-            FormatError: A file cannot be read or written.
+            FormatError: A file cannot be read.
             NonFiniteError: A weight to write is NaN or Inf.
         """
         replaced = self._replaced.get(entry.name)
         if replaced is not None:
-            self._write_replaced(writer, entry, replaced)
-        elif entry.name in self._patches:
-            self._write_patched(writer, entry, self._patches[entry.name])
-        else:
-            self._write_whole(writer, entry, entry)
+            return self._replaced_parts(entry, replaced)
+        if entry.name in self._patches:
+            return self._patched(entry, self._patches[entry.name])
+        return self._whole(entry, entry)
 
-    def _write_whole(
-        self, writer: SafetensorsWriter, entry: TensorEntry, source: TensorEntry
-    ) -> None:
-        """Write a tensor with the numbers of another, or its own."""
+    def _whole(self, entry: TensorEntry, source: TensorEntry) -> Iterator[Part]:
+        """Yield a tensor with the numbers of another, or its own."""
         if source.dtype != self.code(entry):
-            self._copy(writer, entry, 0, entry.parameters, source)
+            yield from self._copied(entry, 0, entry.parameters, source)
             return
         # Elements of some formats take no whole bytes.
         flat = replace(source, dtype="U8", shape=(source.nbytes,))
         for start, stop in ranges(0, source.nbytes, 1):
-            writer.write_part(entry.name, self._reader.raw_rows(flat, start, stop), start)
+            yield Part(start, self._reader.raw_rows(flat, start, stop))
 
-    def _write_replaced(
-        self, writer: SafetensorsWriter, entry: TensorEntry, replaced: Restored
-    ) -> None:
-        """Write what takes a tensor's place, or a matrix with other rows in place of some."""
+    def _replaced_parts(self, entry: TensorEntry, replaced: Restored) -> Iterator[Part]:
+        """Yield what takes a tensor's place, or a matrix with other rows in place of some."""
         source, tokens = replaced.source, replaced.tokens
         if tokens is None:
-            self._write_whole(writer, entry, source)
+            yield from self._whole(entry, source)
             return
         code, columns, done = self.code(entry), entry.shape[1], 0
         for token, row in sorted(zip(tokens, range(len(tokens)), strict=True)):
-            self._copy(writer, entry, done, token * columns)
+            yield from self._copied(entry, done, token * columns)
             stored = self._stored(entry, source, row * columns, (row + 1) * columns)
-            writer.write_part(entry.name, stored, token * columns * width(code))
+            yield Part(token * columns * width(code), stored)
             done = (token + 1) * columns
-        self._copy(writer, entry, done, entry.parameters)
+        yield from self._copied(entry, done, entry.parameters)
 
-    def _write_patched(
-        self, writer: SafetensorsWriter, entry: TensorEntry, patches: Sequence[Patch]
-    ) -> None:
-        """Write a tensor with the changes that LoRA factors make."""
+    def _patched(self, entry: TensorEntry, patches: Sequence[Patch]) -> Iterator[Part]:
+        """Yield a tensor with the changes that LoRA factors make."""
         done = 0
         for group in groups(patches):
             first, last = group[0].first, max(patch.stop for patch in group)
-            self._copy(writer, entry, done, first)
+            yield from self._copied(entry, done, first)
             if len(group) == 1 and group[0].is_whole:
-                self._write_rows(writer, entry, group[0])
+                yield from self._rows(entry, group[0])
             else:
-                self._write_strewn(writer, entry, group, (first, last))
+                yield self._strewn(entry, group, (first, last))
             done = last
-        self._copy(writer, entry, done, entry.parameters)
+        yield from self._copied(entry, done, entry.parameters)
 
-    def _copy(
-        self,
-        writer: SafetensorsWriter,
-        entry: TensorEntry,
-        start: int,
-        stop: int,
-        source: TensorEntry | None = None,
-    ) -> None:
-        """Write numbers ``start:stop`` of a tensor, which no module changes, or another's."""
+    def _copied(
+        self, entry: TensorEntry, start: int, stop: int, source: TensorEntry | None = None
+    ) -> Iterator[Part]:
+        """Yield numbers ``start:stop`` of a tensor, which no module changes, or another's."""
         each = width(self.code(entry))
         for begin, end in ranges(start, stop, each):
-            stored = self._stored(entry, source or entry, begin, end)
-            writer.write_part(entry.name, stored, begin * each)
+            yield Part(begin * each, self._stored(entry, source or entry, begin, end))
 
     def _stored(
         self, entry: TensorEntry, source: TensorEntry, start: int, stop: int
     ) -> NDArray[np.generic]:
         return stored_numbers(self._reader, source, self.code(entry), start, stop)
 
-    def _write_rows(self, writer: SafetensorsWriter, entry: TensorEntry, patch: Patch) -> None:
-        """Write changed rows that lie one after the other."""
+    def _rows(self, entry: TensorEntry, patch: Patch) -> Iterator[Part]:
+        """Yield changed rows that lie one after the other."""
         each = width(self.code(entry))
         for start, stored in self._changed(entry, patch):
             position = patch.first + start * patch.source.row_stride
-            writer.write_part(entry.name, stored, position * each)
+            yield Part(position * each, stored)
 
-    def _write_strewn(
-        self,
-        writer: SafetensorsWriter,
-        entry: TensorEntry,
-        group: Sequence[Patch],
-        span: tuple[int, int],
-    ) -> None:
-        """Write changed rows that others lie between, with all of these, from memory."""
+    def _strewn(self, entry: TensorEntry, group: Sequence[Patch], span: tuple[int, int]) -> Part:
+        """Return changed rows that others lie between, with all of these, from memory."""
         first, last = span
         whole = np.array(self._stored(entry, entry, first, last))
         for patch in group:
@@ -163,7 +149,7 @@ class TensorMerger:
                 strides = (down * whole.itemsize, across * whole.itemsize)
                 shape = (stored.shape[0], columns)
                 np.lib.stride_tricks.as_strided(place, shape, strides)[:] = stored
-        writer.write_part(entry.name, whole, first * width(self.code(entry)))
+        return Part(first * width(self.code(entry)), whole)
 
     def _changed(
         self, entry: TensorEntry, patch: Patch
@@ -178,7 +164,8 @@ class TensorMerger:
             weight = rows(self._reader, patch.source, own.start, own.stop)
             change = delta.rows(start, stop)[patch.piece.slots(own, start)]
             with np.errstate(over="ignore", invalid="ignore"):
-                stored = from_float32(weight + change, code)
+                change += weight
+                stored = from_float32(change, code)
             if not finite(stored, code).all():
                 raise _not_finite(entry, code, weight)
             yield own.start, stored

@@ -1,11 +1,12 @@
-"""Factors on their way to the adapter file, in a temporary file.
+"""Results on their way to a file, in a temporary one.
 
-Results come in any order and their ranks are known late, whereas the adapter file wants its layout
-first. The spool lies between, so that memory does not grow with the adapter.
+They come in any order and their sizes are known late, whereas a safetensors file wants its layout
+first. The spool lies between, so that memory does not grow with the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -46,6 +47,19 @@ class Spool:
             return cls(path, os.open(path, flags, 0o600))
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+
+    @classmethod
+    def unnamed(cls, directory: Path) -> Self:
+        """Open a spool on disk that has no name, and so goes with the process.
+
+        Raises:
+            FormatError: The directory cannot be written to.
+        """
+        path = directory / f".loragraft-{os.getpid()}-{os.urandom(8).hex()}.tmp"
+        spool = cls.at(path)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return spool
 
     @classmethod
     def in_memory(cls) -> Self:

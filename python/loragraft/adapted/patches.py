@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from loragraft.adapter.placement import Placement
+    from loragraft.tensor_entry import TensorEntry
 
 
 class Patch(NamedTuple):
@@ -53,35 +54,40 @@ class Patch(NamedTuple):
         return self.source.column_stride == 1 and self.source.row_stride == self.source.columns
 
 
-def patches_of(placements: Iterable[Placement]) -> dict[str, list[Patch]]:
+def patches_of(placements: Iterable[Placement], *, lenient: bool = False) -> dict[str, list[Patch]]:
     """Return what changes of every tensor that changes, in the order of the numbers in it.
+
+    Args:
+        placements: The adapter's modules.
+        lenient: Leave a weight that is stored as codes as it is, instead of refusing.
 
     Raises:
         MismatchError: A weight to change is stored as codes, which cannot take it up.
     """
     found: dict[str, list[Patch]] = {}
     for placement in placements:
-        for patch in _patches(placement):
-            found.setdefault(patch.source.entry.name, []).append(patch)
+        transposed, (matrices,) = as_stored(placement.linear)
+        for expert, matrix in enumerate(matrices):
+            shape = (matrix.rows, matrix.columns)
+            for piece in pieces(matrix):
+                source, entry = piece.source, piece.source.entries[0]
+                if isinstance(source, Plain) and entry.dtype in WEIGHT_DTYPES:
+                    patch = Patch(placement, expert, transposed, shape, source, piece)
+                    found.setdefault(entry.name, []).append(patch)
+                elif not lenient:
+                    raise _of_codes(placement, entry)
     for patches in found.values():
         patches.sort(key=lambda patch: patch.first)
     return found
 
 
-def _patches(placement: Placement) -> Iterator[Patch]:
-    transposed, (matrices,) = as_stored(placement.linear)
-    for expert, matrix in enumerate(matrices):
-        for piece in pieces(matrix):
-            source, entry = piece.source, piece.source.entries[0]
-            if not isinstance(source, Plain) or entry.dtype not in WEIGHT_DTYPES:
-                raise MismatchError(
-                    f"{shown(entry.path)}: tensor {entry.name} is stored as {entry.dtype} codes,"
-                    f" which cannot take up the change of module {placement.module.name}: expected"
-                    f" one of {', '.join(WEIGHT_DTYPES)}; dequantise the base first, or merge into"
-                    " the checkpoint that it was quantised from"
-                )
-            shape = (matrix.rows, matrix.columns)
-            yield Patch(placement, expert, transposed, shape, source, piece)
+def _of_codes(placement: Placement, entry: TensorEntry) -> MismatchError:
+    return MismatchError(
+        f"{shown(entry.path)}: tensor {entry.name} is stored as {entry.dtype} codes, which cannot"
+        f" take up the change of module {placement.module.name}: expected one of"
+        f" {', '.join(WEIGHT_DTYPES)}; dequantise the base first, or merge into the checkpoint"
+        " that it was quantised from"
+    )
 
 
 def groups(patches: Iterable[Patch]) -> Iterator[list[Patch]]:

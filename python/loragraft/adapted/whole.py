@@ -36,7 +36,12 @@ _UNTIES: Final = (
 
 
 def replacements(
-    adapter: PeftAdapter, base: Checkpoint, adapted: AbstractSet[str], reader: TensorBytes
+    adapter: PeftAdapter,
+    base: Checkpoint,
+    adapted: AbstractSet[str],
+    reader: TensorBytes,
+    *,
+    lenient: bool = False,
 ) -> dict[str, Restored]:
     """Return what replaces tensors of the base, by their names in its files.
 
@@ -45,6 +50,7 @@ def replacements(
         base: What it is merged into.
         adapted: Tensors that LoRA factors change.
         reader: Reads the adapter.
+        lenient: Pass over what has no place in the base, instead of refusing.
 
     Raises:
         FormatError: The adapter's config and its tensors contradict each other.
@@ -65,8 +71,9 @@ def replacements(
             why = why or "the base's has LoRA factors too"
         if why:
             misfits[restored.source.name] = why
-        found.update((entry.name, restored) for entry in entries)
-    if misfits:
+        else:
+            found.update((entry.name, restored) for entry in entries)
+    if misfits and not lenient:
         raise _refusal(adapter, base, misfits)
     return found
 
