@@ -74,6 +74,11 @@ def complete(
         written = write_tensors(
             tensors_path(destination), plan, choice, choice.store(store), carried
         )
+        patch = None
+        if plan.options.patch:
+            from loragraft.extraction.patch import write_patch  # noqa: PLC0415 -- needs NumPy
+
+            patch = write_patch(plan, destination, config, written, progress)
         report = make_report(
             plan,
             findings,
@@ -82,6 +87,7 @@ def complete(
             before=unlike,
             after=carried.warnings(config),
             bytes_written=written,
+            patch=patch,
             seconds=time.perf_counter() - started,
         )
         write_documents(destination, config, report, with_report=with_report)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from loragraft.extraction.choice import Choice
     from loragraft.extraction.findings import Findings
+    from loragraft.extraction.patch import PatchReport
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import TensorReport
 
@@ -31,6 +32,7 @@ def make_report(
     after: Sequence[str] = (),
     bytes_written: int,
     seconds: float,
+    patch: PatchReport | None = None,
 ) -> Report:
     """Return the report of a run.
 
@@ -43,13 +45,15 @@ def make_report(
         after: Warnings to end with.
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
+        patch: What was written beside the adapter to restore TUNED, where that was asked for.
     """
     modules = module_rows(findings, choice)
     energy, error = total_energy(modules)
     options = plan.options
     recognised = recognise(units(plan, findings), other_tensors(plan, tensors))
     summary = Summary(
-        verdict=f"{recognised.sentence}; {verdict(modules, energy, error)}{exact.sentence(choice)}",
+        verdict=f"{recognised.sentence}; {verdict(modules, energy, error)}{exact.sentence(choice)}"
+        f"{patch.sentence() if patch else ''}",
         counts=count_outcomes(tensors),
         bytes_read=findings.bytes_read,
         bytes_written=bytes_written,
@@ -62,12 +66,15 @@ def make_report(
             *warnings(plan, tensors, modules),
             *exact.warnings(plan, choice),
             *after,
+            *(patch.warnings() if patch else ()),
         ),
     )
     item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
     extra = {"recognition": recognised.to_json(item)}
     if options.exact:
         extra["exact"] = exact.to_json(choice)
+    if patch is not None:
+        extra["patch"] = patch.to_json()
     return Report("extract", _inputs(plan, choice), summary, tensors, modules, extra)
 
 
