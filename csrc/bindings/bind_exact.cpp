@@ -38,13 +38,14 @@ auto run_with(std::size_t threads, const F& body) {
 
 ExactFactors find_factors(const Holder& base, const Holder& tuned, const Floats& lora_a,
                           const Floats& lora_b, const std::string& dtype, std::size_t rounds,
-                          std::size_t patience, std::size_t memory, std::optional<double> stretch,
-                          double slack, std::size_t threads) {
+                          std::size_t patience, std::size_t memory, std::size_t swaps,
+                          std::optional<double> stretch, double slack, std::size_t threads) {
   const MatrixView<const float> left = matrix_view(lora_b);
   const MatrixView<const float> right = matrix_view(lora_a);
   const double aim = stretch.value_or(stretch_for(left.rows, right.cols, left.cols));
   const CellMatrix cells = cell_matrix(base, tuned, dtype, aim, slack);
-  const ExactOptions options{.rounds = rounds, .memory = memory, .patience = patience};
+  const ExactOptions options{
+      .rounds = rounds, .memory = memory, .patience = patience, .swaps = swaps};
   return run_with(threads,
                   [&](const Run& run) { return exact_factors(cells, left, right, options, run); });
 }
@@ -114,8 +115,8 @@ void register_exact(py::module_& module) {
   module.def("exact_factors", &find_factors, py::arg("base").none(false),
              py::arg("tuned").none(false), py::arg("lora_a"), py::arg("lora_b"), py::arg("dtype"),
              py::kw_only(), py::arg("rounds") = 1000, py::arg("patience") = 24,
-             py::arg("memory") = 8, py::arg("stretch") = py::none(), py::arg("slack") = 0.0,
-             py::arg("threads") = 1);
+             py::arg("memory") = 8, py::arg("swaps") = 3, py::arg("stretch") = py::none(),
+             py::arg("slack") = 0.0, py::arg("threads") = 1);
   module.def("count_exact", &count_exact, py::arg("base").none(false), py::arg("tuned").none(false),
              py::arg("lora_a"), py::arg("lora_b"), py::arg("dtype"), py::kw_only(),
              py::arg("threads") = 1);

@@ -5,9 +5,9 @@
 #include <span>
 #include <utility>
 
+#include "exact/balanced_factors.hpp"
 #include "exact/lbfgs.hpp"
-#include "linalg/blas.hpp"
-#include "linalg/triplets.hpp"
+#include "exact/weakest_direction.hpp"
 #include "simd/isa.hpp"
 
 namespace loragraft {
@@ -26,21 +26,10 @@ constexpr double kShortest = 1e-3;
 constexpr std::size_t kEarly = 10;
 constexpr double kHopeless = 0.2;
 constexpr double kProgress = 0.8;
-
-struct Orthonormal {
-  Matrix<double> q;
-  Matrix<double> r;
-};
-
-Orthonormal orthonormal(MatrixView<const float> a, Transpose transpose, std::size_t rank) {
-  const bool across = transpose == Transpose::yes;
-  Orthonormal out{Matrix<double>(across ? a.cols : a.rows, rank), Matrix<double>(rank, rank)};
-  for (std::size_t i = 0; i < out.q.rows(); ++i) {
-    for (std::size_t k = 0; k < rank; ++k) out.q.row(i)[k] = across ? a.row(k)[i] : a.row(i)[k];
-  }
-  householder_qr(out.q.view(), out.r.view());
-  return out;
-}
+// A search that stalls with no more than this share of entries outside may have come to rest at a
+// saddle; another after this one must bring the square down by as much.
+constexpr double kNear = 0.1;
+constexpr double kWorthwhile = 0.5;
 
 // The search. A point is X over Y, (m + n, w); its columns beyond the rank are zero.
 class Search {
@@ -48,13 +37,14 @@ class Search {
   Search(const CellMatrix& cells, MatrixView<const float> left, MatrixView<const float> right,
          const ExactOptions& options, const Run& run);
 
-  ExactFactors find();
+  // `fresh`: from a plain start, whose first rounds tell whether there is hope at all.
+  ExactFactors find(bool fresh);
 
  private:
   void start(MatrixView<const float> left, MatrixView<const float> right);
   void evaluate(const Matrix<float>& point, Matrix<float>& gradient);
   bool descend();
-  [[nodiscard]] bool patient() const;
+  [[nodiscard]] bool patient(bool fresh) const;
   [[nodiscard]] CellMatrix::Factored factored(const Matrix<float>& point);
   [[nodiscard]] ExactFactors result(ExactEnd end);
   [[nodiscard]] MatrixView<float> top(const Matrix<float>& point) const {
@@ -100,25 +90,17 @@ Search::Search(const CellMatrix& cells, MatrixView<const float> left, MatrixView
 }
 
 void Search::start(MatrixView<const float> left, MatrixView<const float> right) {
-  const Orthonormal b = orthonormal(left, Transpose::no, rank_);
-  const Orthonormal a = orthonormal(right, Transpose::yes, rank_);
-  const Matrix<double> core(rank_, rank_);
-  gemm(Transpose::no, Transpose::yes, 1.0, b.r.view(), a.r.view(), 0.0, core.view());
-  const SmallSvd svd = small_svd(core);
+  const BalancedFactors svd = balanced(left, right);
   const double floor = svd.s[0] > 0.0 ? kLeastValue * svd.s[0] : 1.0;
-  const Matrix<double> u(cells_.rows(), rank_);
-  const Matrix<double> v(cells_.cols(), rank_);
-  gemm(Transpose::no, Transpose::no, 1.0, b.q.view(), svd.u.view(), 0.0, u.view());
-  gemm(Transpose::no, Transpose::yes, 1.0, a.q.view(), svd.vt.view(), 0.0, v.view());
   point_.fill(0.0F);
   for (std::size_t k = 0; k < rank_; ++k) {
     const double s = std::max(svd.s[k], floor);
     inverses_[k] = static_cast<float>(1.0 / s);
-    for (std::size_t i = 0; i < u.rows(); ++i) {
-      top(point_).row(i)[k] = static_cast<float>(u.row(i)[k] * svd.s[k]);
+    for (std::size_t i = 0; i < cells_.rows(); ++i) {
+      top(point_).row(i)[k] = static_cast<float>(svd.u.row(i)[k] * svd.s[k]);
     }
-    for (std::size_t j = 0; j < v.rows(); ++j) {
-      bottom(point_).row(j)[k] = static_cast<float>(v.row(j)[k] * s);
+    for (std::size_t j = 0; j < cells_.cols(); ++j) {
+      bottom(point_).row(j)[k] = static_cast<float>(svd.v.row(j)[k] * s);
     }
   }
 }
@@ -168,21 +150,21 @@ bool Search::descend() {
   return false;
 }
 
-bool Search::patient() const {
+bool Search::patient(bool fresh) const {
   const std::size_t done = history_.size();
   if (options_.patience == 0) return true;
-  if (done > kEarly && accepted_.square > kHopeless * history_[0].square) return false;
+  if (fresh && done > kEarly && accepted_.square > kHopeless * history_[0].square) return false;
   return done <= options_.patience ||
          accepted_.square < kProgress * history_[done - 1 - options_.patience].square;
 }
 
-ExactFactors Search::find() {
+ExactFactors Search::find(bool fresh) {
   evaluate(point_, gradient_);
   accepted_ = history_.back();
   const std::size_t size = point_.size();
   while (accepted_.violations > 0) {
     if (history_.size() >= options_.rounds) return result(ExactEnd::rounds);
-    if (!patient()) return result(ExactEnd::stalled);
+    if (!patient(fresh)) return result(ExactEnd::stalled);
     if (!descend()) {
       if (memory_.empty() || history_.size() >= options_.rounds) {
         return result(history_.size() >= options_.rounds ? ExactEnd::rounds : ExactEnd::stalled);
@@ -207,6 +189,7 @@ ExactFactors Search::result(ExactEnd end) {
                    .right = Matrix<float>(rank_, cells_.cols()),
                    .end = end,
                    .violations = accepted_.violations,
+                   .square = accepted_.square,
                    .exact = 0,
                    .history = {}};
   for (std::size_t k = 0; k < rank_; ++k) {
@@ -275,7 +258,25 @@ ExactFactors exact_factors(const CellMatrix& cells, MatrixView<const float> left
       options.memory == 0) {
     throw Error(Errc::invalid_argument, "exact factors: factors do not fit the matrices");
   }
-  return Search(cells, left, right, options, run).find();
+  ExactFactors best = Search(cells, left, right, options, run).find(true);
+  const auto size = static_cast<double>(left.rows) * static_cast<double>(right.cols);
+  for (std::size_t swaps = 0; swaps < options.swaps; ++swaps) {
+    const double share = static_cast<double>(best.violations) / size;
+    ExactOptions rest = options;
+    rest.rounds -= std::min(options.rounds, best.history.size());
+    // The new direction has to be turned into place before the square falls any further.
+    rest.patience *= 2;
+    if (best.end == ExactEnd::feasible || share > kNear || rest.rounds == 0) break;
+    const FactorPair next = replace_weakest(cells, best.left.view(), best.right.view(), share, run);
+    ExactFactors found = Search(cells, next.left.view(), next.right.view(), rest, run).find(false);
+    const double before = best.square;
+    std::vector<HingeSums> history = std::move(best.history);
+    history.insert(history.end(), found.history.begin(), found.history.end());
+    if (found.square < before) best = std::move(found);
+    best.history = std::move(history);
+    if (best.square > kWorthwhile * before) break;
+  }
+  return best;
 }
 
 }  // namespace loragraft

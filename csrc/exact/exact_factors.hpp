@@ -8,10 +8,12 @@ namespace loragraft {
 
 struct ExactOptions {
   std::size_t rounds = 1000;  // evaluations of all entries, at most
-  std::size_t memory = 8;    // of the quasi-Newton method, in steps
+  std::size_t memory = 8;     // of the quasi-Newton method, in steps
   // Stop when the square has fallen by less than a fifth within so many rounds, or is above a fifth
   // of the first after ten: where the rank sufficed it was a tenth at most. 0: never.
   std::size_t patience = 24;
+  // How often a search that stalls near the cells is continued with its weakest direction replaced.
+  std::size_t swaps = 3;
 };
 
 enum class ExactEnd : std::uint8_t {
@@ -27,6 +29,7 @@ struct ExactFactors {
   Matrix<float> right;  // (r, n), of the same column norms
   ExactEnd end = ExactEnd::rounds;
   std::size_t violations = 0;      // entries outside their cells
+  double square = 0.0;             // of what lies beyond the stretched cells
   std::size_t exact = 0;           // entries of base + left right that round to the tuned weight
   std::vector<HingeSums> history;  // of each round
 };

@@ -207,6 +207,7 @@ def exact_factors(
     rounds: int = 1000,
     patience: int = 24,
     memory: int = 8,
+    swaps: int = 3,
     stretch: float | None = None,
     slack: float = 0.0,
     threads: int = 1,
