@@ -22,6 +22,9 @@ constexpr double kFirstShare = 0.02;
 // Sufficient decrease (Nocedal, Wright, condition 3.4), and the shortest step tried.
 constexpr double kDecrease = 1e-4;
 constexpr double kShortest = 1e-3;
+// So few entries outside, as a share of all, are left there: the last ones of a large matrix, at
+// the very ends of their cells, would take most of the time.
+constexpr double kEnough = 1e-6;
 // What patience means: see ExactOptions.
 constexpr std::size_t kEarly = 10;
 constexpr double kHopeless = 0.2;
@@ -162,7 +165,9 @@ ExactFactors Search::find(bool fresh) {
   evaluate(point_, gradient_);
   accepted_ = history_.back();
   const std::size_t size = point_.size();
-  while (accepted_.violations > 0) {
+  const double enough =
+      kEnough * static_cast<double>(cells_.rows()) * static_cast<double>(cells_.cols());
+  while (static_cast<double>(accepted_.violations) > enough) {
     if (history_.size() >= options_.rounds) return result(ExactEnd::rounds);
     if (!patient(fresh)) return result(ExactEnd::stalled);
     if (!descend()) {

@@ -17,7 +17,7 @@ struct ExactOptions {
 };
 
 enum class ExactEnd : std::uint8_t {
-  feasible,  // every entry lies in its cell
+  feasible,  // every entry lies in its cell, or all but one in a million
   stalled,   // patience is over, or no step goes further down
   rounds,    // as many as allowed
 };
