@@ -1,25 +1,26 @@
 #include "exact/balanced_factors.hpp"
 
+#include <algorithm>
 #include <utility>
 
+#include "exact/orthonormal.hpp"
 #include "linalg/blas.hpp"
 #include "linalg/triplets.hpp"
 
 namespace loragraft {
 namespace {
 
-struct Orthonormal {
-  Matrix<double> q;
-  Matrix<double> r;
-};
+Matrix<double> widened(MatrixView<const float> a) {
+  Matrix<double> out(a.rows, a.cols);
+  for (std::size_t i = 0; i < a.rows; ++i) std::copy_n(a.row(i), a.cols, out.row(i));
+  return out;
+}
 
-Orthonormal orthonormal(MatrixView<const float> a, Transpose transpose, std::size_t rank) {
-  const bool across = transpose == Transpose::yes;
-  Orthonormal out{Matrix<double>(across ? a.cols : a.rows, rank), Matrix<double>(rank, rank)};
-  for (std::size_t i = 0; i < out.q.rows(); ++i) {
-    for (std::size_t k = 0; k < rank; ++k) out.q.row(i)[k] = across ? a.row(k)[i] : a.row(i)[k];
+Matrix<double> transposed(MatrixView<const float> a) {
+  Matrix<double> out(a.cols, a.rows);
+  for (std::size_t i = 0; i < a.rows; ++i) {
+    for (std::size_t j = 0; j < a.cols; ++j) out.row(j)[i] = a.row(i)[j];
   }
-  householder_qr(out.q.view(), out.r.view());
   return out;
 }
 
@@ -27,8 +28,8 @@ Orthonormal orthonormal(MatrixView<const float> a, Transpose transpose, std::siz
 
 BalancedFactors balanced(MatrixView<const float> left, MatrixView<const float> right) {
   const std::size_t rank = left.cols;
-  const Orthonormal b = orthonormal(left, Transpose::no, rank);
-  const Orthonormal a = orthonormal(right, Transpose::yes, rank);
+  const Orthonormal b = orthonormal(widened(left));
+  const Orthonormal a = orthonormal(transposed(right));
   const Matrix<double> core(rank, rank);
   gemm(Transpose::no, Transpose::yes, 1.0, b.r.view(), a.r.view(), 0.0, core.view());
   SmallSvd svd = small_svd(core);

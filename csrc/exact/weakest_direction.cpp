@@ -6,14 +6,14 @@
 #include <vector>
 
 #include "exact/balanced_factors.hpp"
-#include "linalg/blas.hpp"
+#include "exact/orthonormal.hpp"
 #include "linalg/triplets.hpp"
 
 namespace loragraft {
 namespace {
 
 // Vectors that R is tried on at once, and how often: its leading values lie apart by a fifth.
-constexpr std::size_t kTests = kWidthUnit;
+constexpr std::size_t kMostTests = kWidthUnit;
 constexpr std::size_t kIterations = 3;
 constexpr double kFirstShare = 0.02;
 
@@ -23,17 +23,9 @@ struct Triplet {
   double s = 0.0;
 };
 
-struct Orthonormal {
-  Matrix<double> q;
-  Matrix<double> r;
-};
-
-Orthonormal orthonormal(MatrixView<const float> a, std::size_t first, std::size_t count) {
-  Orthonormal out{Matrix<double>(a.rows, count), Matrix<double>(count, count)};
-  for (std::size_t i = 0; i < a.rows; ++i) {
-    std::copy_n(a.row(i) + first, count, out.q.row(i));
-  }
-  householder_qr(out.q.view(), out.r.view());
+Matrix<double> columns_of(const Matrix<float>& a, std::size_t first, std::size_t count) {
+  Matrix<double> out(a.rows(), count);
+  for (std::size_t i = 0; i < a.rows(); ++i) std::copy_n(a.row(i) + first, count, out.row(i));
   return out;
 }
 
@@ -58,8 +50,12 @@ class Residual {
  public:
   Residual(const CellMatrix& cells, MatrixView<const float> left, MatrixView<const float> right,
            const Run& run)
-      : cells_(cells), run_(run), rank_(left.cols), first_(round_up(rank_, kWidthUnit)) {
-    const std::size_t width = first_ + kTests;
+      : cells_(cells),
+        run_(run),
+        rank_(left.cols),
+        first_(round_up(rank_, kWidthUnit)),
+        tests_(std::min({kMostTests, left.rows, right.cols})) {
+    const std::size_t width = first_ + kMostTests;
     for (Matrix<float>* matrix : {&left_, &left_gradient_}) *matrix = {cells.rows(), width};
     for (Matrix<float>* matrix : {&right_, &right_gradient_}) *matrix = {cells.cols(), width};
     left_.fill(0.0F);
@@ -69,8 +65,8 @@ class Residual {
       for (std::size_t j = 0; j < right.cols; ++j) right_.row(j)[k] = right.row(k)[j];
     }
     for (std::size_t j = 0; j < right_.rows(); ++j) {
-      for (std::size_t k = 0; k < kTests; ++k) {
-        right_.row(j)[first_ + k] = random_sign(j * kTests + k);
+      for (std::size_t k = 0; k < tests_; ++k) {
+        right_.row(j)[first_ + k] = random_sign(j * tests_ + k);
       }
     }
   }
@@ -79,16 +75,16 @@ class Residual {
     Orthonormal across;
     for (std::size_t i = 0; i < kIterations; ++i) {
       multiply();
-      put(orthonormal(left_gradient_.view(), first_, kTests).q, left_.view(), first_);
+      put(orthonormal(columns_of(left_gradient_, first_, tests_)).q, left_.view(), first_);
       multiply();
-      across = orthonormal(right_gradient_.view(), first_, kTests);
+      across = orthonormal(columns_of(right_gradient_, first_, tests_));
       put(across.q, right_.view(), first_);
     }
     // R^T U = Q T, so U^T R has the singular values of T, and R nearly has them too.
     const SmallSvd svd = small_svd(across.r);
     Triplet out{std::vector<double>(cells_.rows(), 0.0), std::vector<double>(cells_.cols(), 0.0),
                 svd.s[0]};
-    for (std::size_t k = 0; k < kTests; ++k) {
+    for (std::size_t k = 0; k < tests_; ++k) {
       for (std::size_t i = 0; i < out.u.size(); ++i) {
         out.u[i] += left_.row(i)[first_ + k] * svd.vt.row(0)[k];
       }
@@ -109,6 +105,7 @@ class Residual {
   const Run& run_;
   std::size_t rank_;
   std::size_t first_;
+  std::size_t tests_;
   Matrix<float> left_;
   Matrix<float> right_;
   Matrix<float> left_gradient_;

@@ -16,9 +16,14 @@ struct CellRule {
   float slack;
 };
 
+// A sum of some sixteen products in single precision is no better than this share of it. Where that
+// is no longer negligible beside the cell, an entry counts as inside up to there.
+constexpr float kCellPrecision = 0x1p-20F;
+constexpr float kNegligible = 0x1p-4F;
+
 struct HingeSums {
   double square = 0.0;         // of what lies beyond the stretched cells
-  std::size_t violations = 0;  // entries beyond the cells with stretch 1
+  std::size_t violations = 0;  // entries beyond the cells with stretch 1, and their precision
 };
 
 inline void add_sums(HingeSums& total, const HingeSums& part) {

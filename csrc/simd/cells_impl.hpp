@@ -29,20 +29,26 @@ struct CellScan {
   Vec smallest;
   Vec stretch;
   Vec slack;
+  Vec precision;
+  Vec negligible;
   std::size_t violations = 0;
 
   explicit CellScan(const CellRule& rule)
       : half(Vec::broadcast(&rule.half)),
         smallest(Vec::broadcast(&rule.smallest)),
         stretch(Vec::broadcast(&rule.stretch)),
-        slack(Vec::broadcast(&rule.slack)) {}
+        slack(Vec::broadcast(&rule.slack)),
+        precision(Vec::broadcast(&kCellPrecision)),
+        negligible(Vec::broadcast(&kNegligible)) {}
 
   Vec residual(Vec base, Vec tuned, Vec entry) {
     const Vec delta = sub(tuned, base);
     const HalfCells cell = half_cells(tuned, half, smallest);
     const Vec room = mul(slack, add(delta.magnitude(), cell.away));
     const Vec deviation = sub(entry, delta).signed_like(tuned);
-    violations += beyond(deviation, add(cell.away, room), add(cell.toward, room)).nonzero_lanes();
+    const Vec blur = sub(mul(delta.magnitude(), precision), mul(cell.away, negligible));
+    const Vec reach = add(room, max(blur, Vec::zero()));
+    violations += beyond(deviation, add(cell.away, reach), add(cell.toward, reach)).nonzero_lanes();
     return beyond(deviation, fma(cell.away, stretch, room), fma(cell.toward, stretch, room))
         .signed_like(tuned);
   }

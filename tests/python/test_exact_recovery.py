@@ -15,7 +15,7 @@ import exact_models as models
 import lora_files as files
 import moe_models as moe
 from loragraft import extract, merge, verify
-from loragraft.errors import StoppedError, UsageError
+from loragraft.errors import NothingToAdaptError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,10 +99,23 @@ def test_auto_finds_the_rank(tmp_path: Path, rank: int, size: float) -> None:
 
 
 def test_a_rank_that_cannot_be_known(tmp_path: Path) -> None:
-    pair = models.merge(tmp_path, rank=12, size=0.1)
-    report = extract(pair.base, pair.tuned, rank="auto", max_rank=24, exact=True).report
+    """Two changed weights for each degree of freedom: a smaller rank fits as well."""
+    pair = models.merge(tmp_path, rank=24, size=2.0)
+    report = extract(pair.base, pair.tuned, rank="auto", max_rank=48, exact=True).report
+    assert {module.rank for module in report.modules} == {24}
     assert report.extra["exact"]["rank_unknown"] == len(report.modules)
     assert any("cannot be known" in warning for warning in report.summary.warnings)
+
+
+def test_hardly_any_weight_changed(tmp_path: Path) -> None:
+    """Many ranks would fit whatever the change is; none is looked for, and nothing is spoilt."""
+    pair = models.merge(tmp_path, rank=0, size=0.1)
+    out = tmp_path / "out"
+    extract(pair.base, pair.tuned, out, rank=4)
+    kept = (out / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(NothingToAdaptError, match="give a rank such as 16"):
+        extract(pair.base, pair.tuned, out, rank="auto", exact=True, force=True)
+    assert (out / "adapter_model.safetensors").read_bytes() == kept
 
 
 @pytest.mark.parametrize("rank", ["2", "4", "auto"])

@@ -89,12 +89,26 @@ def _block(module: ModulePlan) -> str:
     return Role.EXPERTS.value
 
 
+def require_something(plan: ExtractionPlan, findings: Findings, choice: Choice) -> None:
+    """Refuse to write an adapter of nothing.
+
+    Raises:
+        NothingToAdaptError: No module has a rank.
+    """
+    if not any(choice.ranks):
+        layers = sum(1 for _ in findings.changed())
+        raise NothingToAdaptError(
+            f"--rank {plan.options.rank_text} keeps nothing of any of the {layers} layers"
+            " that differ: their change does not stand above the rounding of the stored"
+            " weights; give a rank such as 16 to have one all the same"
+        )
+
+
 def choose(plan: ExtractionPlan, findings: Findings) -> tuple[Choice, ...]:
     """Return the adapters to write, the one of the largest rank last.
 
     Raises:
         MismatchError: A rank rule cannot be met.
-        NothingToAdaptError: The rule keeps nothing of any module.
     """
     changed = dict(findings.changed())
     spectra = [spectrum(plan, findings, number) for number in changed]
@@ -103,11 +117,5 @@ def choose(plan: ExtractionPlan, findings: Findings) -> tuple[Choice, ...]:
         ranks = [0] * len(plan.modules)
         for number, rank in zip(changed, rule.choose(spectra), strict=True):
             ranks[number] = rank
-        if not any(ranks) and not plan.options.exact:
-            raise NothingToAdaptError(
-                f"--rank {plan.options.rank_text} keeps nothing of any of the {len(changed)} layers"
-                " that differ: their change does not stand above the rounding of the stored"
-                " weights; give a rank such as 16 to have one all the same"
-            )
         choices.append(Choice(suffix, tuple(ranks)))
     return tuple(choices)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loragraft.extraction.carried import carry
-from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
+from loragraft.extraction.decision import decide
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import (
     config_of,
@@ -55,14 +55,7 @@ def complete(
     unlike = differences(plan.base, plan.tuned)
     store = FactorStore(unfinished.spool)
     findings = compute(plan, work, store, progress, unfinished)
-    choices = choose(plan, findings)
-    if plan.options.exact:
-        # Starting points are arrays; nothing else here needs NumPy.
-        from loragraft.extraction.exact.recovery import recover  # noqa: PLC0415
-        from loragraft.extraction.exact.trials import Trials  # noqa: PLC0415
-
-        trials = Trials(plan, findings, store, progress, unfinished)
-        choices = recover(plan, findings, choices, trials)
+    choices = decide(plan, findings, store, progress, unfinished)
     done: list[Extraction] = []
     for choice in choices:
         destination = destinations[choice.suffix]

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 from loragraft.adapter.whole_plan import WholePlan
 from loragraft.extraction.assembly import assemble
 from loragraft.extraction.carried import Carried
-from loragraft.extraction.choice import choose
 from loragraft.extraction.computation import compute
-from loragraft.extraction.exact.recovery import recover
-from loragraft.extraction.exact.trials import Trials
+from loragraft.extraction.decision import decide
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import config_of
 from loragraft.extraction.preflight import check_memory, differences
@@ -59,10 +57,7 @@ def run_in_memory(plan: ExtractionPlan, progress: Progress | None) -> Extraction
         unlike = differences(plan.base, plan.tuned)
         findings = compute(plan, work, store, progress)
         done = []
-        choices = choose(plan, findings)
-        if plan.options.exact:
-            choices = recover(plan, findings, choices, Trials(plan, findings, store, progress))
-        for choice in choices:
+        for choice in decide(plan, findings, store, progress):
             kept = dict(_factors(plan, choice, choice.store(store)))
             tensors = findings.tensors(choice.ranks)
             config = config_of(plan, choice, Carried(WholePlan()))

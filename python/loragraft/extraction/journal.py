@@ -48,12 +48,12 @@ class Trial(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """A search that was finished in one matrix: what it gave, and where its factors lie."""
+    """A finished search in one matrix: what it gave, and where its factors lie, if anywhere."""
 
     trial: Trial
     matrix: int
     found: Found
-    factors: SpooledFactors
+    factors: SpooledFactors | None
 
 
 class Done(NamedTuple):
@@ -187,7 +187,7 @@ class Journal:
                 "trial": list(trial),
                 "matrix": matrix,
                 "found": list(found),
-                "factors": [factors.lora_a, factors.lora_b],
+                "factors": [factors.lora_a, factors.lora_b] if factors else [],
             }
         )
 
@@ -234,5 +234,5 @@ def _done(row: dict[str, Any], extents: list[Extent]) -> Done:
 
 def _searched(row: dict[str, Any], extents: list[Extent]) -> Searched:
     found = Found(*row["found"])
-    factors = SpooledFactors(found.dtype, found.rank, *extents)
+    factors = SpooledFactors(found.dtype, found.rank, *extents) if extents else None
     return Searched(Trial(*row["trial"]), row["matrix"], found, factors)

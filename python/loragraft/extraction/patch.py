@@ -55,9 +55,16 @@ class PatchReport(NamedTuple):
         """Say why there is no patch, if there is none."""
         if self.residual.written:
             return []
+        cause = (
+            f", {size(self.residual.whole_bytes)} of it tensors that a merge into BASE does not"
+            " give at all (too many weights differ, or they are stored under other names or in a"
+            " format that merge does not write)"
+            if self.residual.whole_bytes
+            else ""
+        )
         return [
             f"--patch would not pay: adapter and residual take more than {_PAYS:.0%} of TUNED's"
-            f" {size(self.residual.tuned_bytes)}, so no {RESIDUAL_FILE} is written; keep TUNED"
+            f" {size(self.residual.tuned_bytes)}{cause}; no {RESIDUAL_FILE} is written; keep TUNED"
             " itself where every bit matters"
         ]
 

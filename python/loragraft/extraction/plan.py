@@ -101,7 +101,7 @@ class ExtractionPlan(NamedTuple):
     @property
     def largest_spool(self) -> int:
         """Bytes of factors on their way: exact ones lie beside those that they start from."""
-        return self.largest_result * (2 if self.options.exact else 1)
+        return self.largest_result + (self.largest_results if self.options.exact else 0)
 
     @property
     def largest_results(self) -> int:

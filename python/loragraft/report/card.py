@@ -38,7 +38,7 @@ def model_card(report: Report, config: Mapping[str, Any]) -> str:
     sections = [
         _front_matter(base),
         f"# LoRA adapter for {_text(base)}",
-        _COMMANDS.get(report.command, f"Made by `loragraft {_code(report.command)}`."),
+        _how(report),
         _text(_public(report.summary.verdict)),
         "## How close it is",
         *_figures(report),
@@ -46,8 +46,32 @@ def model_card(report: Report, config: Mapping[str, Any]) -> str:
         "\n".join(_recipe(report)),
         "## How to use it",
         _snippet(base, config),
+        _restoring(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _how(report: Report) -> str:
+    """Return what was done, in a sentence."""
+    exact = report.extra.get("exact")
+    if exact and exact["modules"]["plain"] < len(report.modules):
+        plain = exact["modules"]["plain"]
+        others = f"; {plain} modules are a truncated singular value decomposition" if plain else ""
+        return (
+            "Extracted from the weights of two checkpoints, without training: factors that, added"
+            f" to the base and rounded, give the weights of the tuned checkpoint{others}."
+        )
+    return _COMMANDS.get(report.command, f"Made by `loragraft {_code(report.command)}`.")
+
+
+def _restoring(report: Report) -> str:
+    """Return how the tuned checkpoint comes back, where a residual lies beside the adapter."""
+    if not (report.extra.get("patch") or {}).get("written"):
+        return ""
+    return (
+        "The tuned checkpoint comes back bit for bit with `loragraft merge BASE ADAPTER -o OUT"
+        " --patch`."
+    )
 
 
 def public_name(reference: object) -> str:

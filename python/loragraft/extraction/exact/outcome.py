@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 #: Factors fit with no more than this share of the weights outside their cells, or a single one:
 #: single precision leaves a few at the very ends.
-FITS: Final = 1e-5
+FITS: Final = 5e-5
 #: With no more than this they are nearer to the merged adapter than those of the plain SVD.
 NEAR: Final = 0.05
 #: Changed weights for each degree of freedom from which on a smaller rank would not fit by chance
 #: (benchmarks/NOTES.md).
-_TELLING: Final = 4.0
+TELLING: Final = 4.0
 
 
 class Status(StrEnum):
@@ -38,7 +38,7 @@ class Found(NamedTuple):
         outside: Weights outside their cells, before the cast.
         exact: Weights that come out bit for bit, with the factors as written.
         changed: Weights that the base alone does not give bit for bit.
-        rounds: Evaluations of all weights.
+        rounds: Steps tried, each an evaluation of all weights.
         residual_square: ‖ΔW − scaling·B·A‖² with the factors as written.
         seconds: Worker time.
     """
@@ -63,8 +63,8 @@ class ModuleRecovery(NamedTuple):
         rank: Of the factors.
         slack: Share of |ΔW| by which its cells were widened.
         weights: How many there are.
-        exact: How many come out bit for bit; not known of plain factors.
-        outside: How many lie outside their cells.
+        exact: How many come out bit for bit, with the factors as written; not known of plain ones.
+        outside: How many lie outside their cells, before the cast.
         changed: How many the base alone does not give.
         freedom: Degrees of freedom of matrices of this rank.
         rounds: Of all searches at this rank.
@@ -105,17 +105,21 @@ class ModuleRecovery(NamedTuple):
     @property
     def telling(self) -> bool:
         """Whether so many weights changed that a rank which fits does not do so by chance."""
-        return self.changed >= _TELLING * self.freedom
+        return self.changed >= TELLING * self.freedom
 
-    def judged(self) -> ModuleRecovery:
-        """Return the same with the status that it deserves."""
+    def judged(self, *, complete: bool) -> ModuleRecovery:
+        """Return the same with the status that it deserves.
+
+        Args:
+            complete: The factors of all matrices were kept.
+        """
         share = self.outside / self.weights
         if self.outside <= max(1.0, FITS * self.weights):
             return self._replace(status=Status.EXACT)
-        if share <= NEAR:
+        if share <= NEAR and complete:
             return self._replace(status=Status.NEAR)
         why = f"no factors of rank {self.rank} give its weights: {share:.0%} lie outside"
-        return ModuleRecovery(Status.PLAIN, why, self.rank)
+        return ModuleRecovery(Status.PLAIN, why, self.rank, changed=self.changed)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a report tells of the module."""

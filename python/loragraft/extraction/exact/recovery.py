@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.extraction.exact.cells import BF16_SLACK, format_of, is_ruled_out, why_no_cells
-from loragraft.extraction.exact.outcome import ModuleRecovery, Status
+from loragraft.extraction.exact.outcome import TELLING, ModuleRecovery, Status
 from loragraft.extraction.exact.smallest import Bracket, SmallestRanks
 from loragraft.extraction.journal import Trial
 from loragraft.extraction.ranks import AutoRank
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 #: Modules that wider cells are tried on.
 _SAMPLE: Final = 8
-_SPARSE: Final = "its change does not fit any rank up to {most}: this is no merged LoRA"
+#: A module whose weights all lie in their cells but for so many is not rounded in another way.
+_ASTRAY: Final = 1e-3
+#: Below this root mean square of ΔW the squares of single precision underflow.
+_LEAST: Final = 1e-12
+_NONE: Final = "no rank up to {most} gives its weights"
 
 
 class _Job(NamedTuple):
@@ -40,7 +44,12 @@ class _Job(NamedTuple):
         """Return why nothing can be searched in a module; empty where it can."""
         unit = self.plan.modules[number].unit
         odd = [source for source in unit.tuned if format_of(source) is None]
-        return why_no_cells(odd[0]) if odd else ""
+        if odd:
+            return why_no_cells(odd[0])
+        changes = [one.delta_square for one in self.findings.of_module(number) if one.rank]
+        weights = unit.parameters // len(unit.base)
+        tiny = min(changes, default=0.0) < _LEAST * _LEAST * weights
+        return "its change is too small for single precision" if tiny else ""
 
     def available(self, number: int) -> int:
         """Return how many triplets a module has."""
@@ -80,7 +89,8 @@ def _recovered(job: _Job, choice: Choice, slack: float) -> Choice:
     for number, outcome in outcomes.items():
         if outcome.status is not Status.PLAIN:
             ranks[number] = outcome.rank
-    return choice._replace(ranks=tuple(ranks), recovered=dict(sorted(outcomes.items())))
+    written = {number: outcomes[number] for number in sorted(outcomes) if ranks[number]}
+    return choice._replace(ranks=tuple(ranks), recovered=written)
 
 
 def _changed(job: _Job, choice: Choice, *, auto: bool) -> list[int]:
@@ -108,15 +118,19 @@ def _smallest(
         tried = [(at, Trial(numbers[at], rank, slack)) for at, rank in pending]
         job.trials.run(trial for _, trial in tried)
         for at, trial in tried:
-            brackets[at].tell(trial.rank, fits=job.trials.outcome(trial).fits)
+            _tell(job, brackets[at], trial)
     found = {}
     for number, bracket in zip(numbers, brackets, strict=True):
-        why = _SPARSE.format(most=bracket.most)
+        why = _NONE.format(most=bracket.most)
         found[number] = ModuleRecovery(Status.PLAIN, why, choice.ranks[number])
         # Where nothing fits, what nearly does at the rank of the others is the best there is.
         rank = bracket.high if bracket.high is not None else search.common
-        if rank in bracket.tried:
-            found[number] = job.trials.outcome(Trial(number, rank, slack))
+        if rank == 0:
+            found[number] = ModuleRecovery(Status.EXACT)
+        elif rank is not None and bracket.low < job.available(number):
+            trial = Trial(number, min(rank, job.available(number)), slack)
+            job.trials.run([trial])
+            found[number] = job.trials.outcome(trial)
     return {**found, **_likeliest(job, choice, found)}
 
 
@@ -138,6 +152,23 @@ def _likeliest(
     job.trials.run(wanted.values())
     again = {number: job.trials.outcome(trial) for number, trial in wanted.items()}
     return {number: one for number, one in again.items() if one.status is Status.EXACT}
+
+
+def _tell(job: _Job, bracket: Bracket, trial: Trial) -> None:
+    """Take the outcome of a trial, and what it says of other ranks."""
+    outcome = job.trials.outcome(trial)
+    bracket.tell(trial.rank, fits=outcome.fits)
+    if outcome.changed == 0:
+        bracket.needs_nothing()
+        return
+    # Ranks that would fit whatever the change is need no trial.
+    module = job.plan.modules[trial.number]
+    matrices = sum(one.rank > 0 for one in job.findings.of_module(trial.number))
+    sides = sum(module.linear.shape)
+    most = trial.rank
+    while outcome.changed >= TELLING * matrices * (most + 1) * (sides - most - 1):
+        most += 1
+    bracket.at_most(most)
 
 
 def _bracket(job: _Job, number: int, guess: int, slack: float) -> Bracket:
@@ -162,7 +193,9 @@ def _slack(job: _Job, choice: Choice) -> float:
     strict = [trial._replace(slack=0.0) for trial in sample]
     possible = [trial for trial in strict if not job.is_ruled_out(trial)]
     job.trials.run(possible)
-    if 2 * sum(job.trials.outcome(trial).fits for trial in possible) >= len(sample):
+    outcomes = [job.trials.outcome(trial) for trial in possible]
+    found = [one for one in outcomes if one.status is not Status.PLAIN]
+    if 2 * sum(one.outside <= _ASTRAY * one.weights for one in found) >= len(sample):
         return 0.0
     job.trials.run(sample)
     return BF16_SLACK if 2 * sum(job.trials.outcome(t).fits for t in sample) > len(sample) else 0.0

@@ -39,6 +39,14 @@ class Bracket:
         """Whether no trial is left to make."""
         return self.low >= self.most if self.high is None else self.high - self.low <= 1
 
+    def needs_nothing(self) -> None:
+        """Take it that the base alone gives the weights."""
+        self.low, self.high = -1, 0
+
+    def at_most(self, most: int) -> None:
+        """Try no larger ranks, but the one to begin with."""
+        self.most = min(self.most, max(most, self.guess, self.low + 1))
+
     def next(self, common: int | None) -> int:
         """Return the rank to try next.
 
@@ -81,6 +89,6 @@ class SmallestRanks:
     @property
     def common(self) -> int | None:
         """The rank that most modules have that are settled, or else are known to fit at."""
-        found = Counter(b.high for b in self._brackets if b.high is not None and b.settled)
-        found = found or Counter(b.high for b in self._brackets if b.high is not None)
+        found = Counter(b.high for b in self._brackets if b.high and b.settled)
+        found = found or Counter(b.high for b in self._brackets if b.high)
         return max(found, key=lambda rank: (found[rank], -rank)) if found else None

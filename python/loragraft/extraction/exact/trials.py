@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Evaluations of a matrix at most; hopeless searches end long before.
 _ROUNDS: Final = 1000
+#: Factors with more than this share of the weights outside are not kept.
+_HOPELESS: Final = 0.2
 #: Bytes of starting points that are in memory together.
 _TOGETHER: Final = 64 << 20
 
@@ -57,6 +59,7 @@ class Trials:
         self._plan, self._findings, self._store = plan, findings, store
         self._progress, self._unfinished = progress, unfinished
         self._matrices = MatrixFactory(plan.options.io)
+        self._sizes: dict[int, int] = {}
         self._done: dict[tuple[Trial, int], Searched] = {}
         for one in unfinished.searched if unfinished else ():
             self._done[one.trial, one.matrix] = one
@@ -102,12 +105,15 @@ class Trials:
             rounds=sum(one.rounds for one in found),
             residual_square=sum(one.residual_square for one in found),
             seconds=sum(one.seconds for one in found),
-            factors={one.matrix: one.factors for one in searched},
-        ).judged()
+            factors={one.matrix: one.factors for one in searched if one.factors is not None},
+        ).judged(complete=all(one.factors is not None for one in searched))
 
     def _nbytes(self, trial: Trial, _matrix: int) -> int:
-        unit = self._plan.modules[trial.number].unit
-        return unit.nbytes // len(unit.base)
+        number = trial.number
+        if number not in self._sizes:
+            unit = self._plan.modules[number].unit
+            self._sizes[number] = unit.nbytes // len(unit.base)
+        return self._sizes[number]
 
     def _groups(self, wanted: list[tuple[Trial, int]]) -> Iterator[list[tuple[Trial, int]]]:
         """Yield searches whose starting points take little memory together."""
@@ -183,7 +189,11 @@ class Trials:
             result.residual_square,
             result.seconds,
         )
-        factors = self._store.keep(self._plan.modules[trial.number], result)
+        unit = self._plan.modules[trial.number].unit
+        weights = unit.parameters // len(unit.base)
+        # What failed is not written, whatever becomes of the other matrices.
+        keeps = found.outside <= _HOPELESS * weights
+        factors = self._store.keep(self._plan.modules[trial.number], result) if keeps else None
         searched = Searched(trial, matrix, found, factors)
         self._done[trial, matrix] = searched
         if self._unfinished is not None:

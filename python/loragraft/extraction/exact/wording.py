@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.extraction.exact.outcome import Status
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ _SHOWN: Final = 3
 
 
 def bit_exact(recovered: Mapping[int, ModuleRecovery]) -> float | None:
-    """Return the share of weights that come out bit for bit, of the modules where it is known."""
+    """Return the share of weights that come out bit for bit; None unless all modules tell it."""
+    if any(one.status is Status.PLAIN for one in recovered.values()):
+        return None
+    return _share(recovered)
+
+
+def _share(recovered: Mapping[int, ModuleRecovery]) -> float | None:
+    """Return the share of those modules' weights that are not written with plain factors."""
     weights = sum(one.weights for one in recovered.values())
     return sum(one.exact for one in recovered.values()) / weights if weights else None
 
@@ -28,15 +36,16 @@ def sentence(choice: Choice) -> str:
     if not choice.recovered:
         return ""
     exact = [one for one in choice.recovered.values() if one.status is Status.EXACT]
-    share = bit_exact(choice.recovered)
+    share = _share(choice.recovered)
     if not exact or share is None:
         return (
             "; no factors of these ranks give the weights of any module bit for bit: the adapter is"
             " that of a plain extraction"
         )
+    whose = "the" if bit_exact(choice.recovered) is not None else "these"
     return (
         f"; {len(exact)} of {counted(len(choice.recovered), 'module')} recovered through their"
-        f" rounding, {percent(share)} of the weights bit for bit"
+        f" rounding, {percent(share)} of {whose} weights bit for bit"
     )
 
 
@@ -47,6 +56,7 @@ def warnings(plan: ExtractionPlan, choice: Choice) -> list[str]:
         *_of_plain([(name, one.why) for name, one in named if one.status is Status.PLAIN]),
         *_of_near([(name, one) for name, one in named if one.status is Status.NEAR]),
         *_of_slack([one for _, one in named]),
+        *_of_bytes(plan, choice),
         *_of_ranks([(name, one) for name, one in named if one.status is Status.EXACT]),
     ]
 
@@ -65,7 +75,7 @@ def _of_near(near: list[tuple[str, ModuleRecovery]]) -> Iterator[str]:
         name, worst = max(near, key=lambda pair: pair[1].outside / pair[1].weights)
         yield (
             f"not wholly recovered: {counted(len(near), 'module')}, least of all {name}, where"
-            f" {worst.outside / worst.weights:.2%} of the weights lie outside their rounding cells"
+            f" {worst.outside} of {worst.weights} weights lie outside their rounding cells"
         )
 
 
@@ -75,6 +85,23 @@ def _of_slack(recovered: list[ModuleRecovery]) -> Iterator[str]:
             "the change was rounded to bf16 before it was added, as PEFT merges a bf16 adapter:"
             " its weights are known less well, and a merge in float32 gives fewer of them bit for"
             " bit"
+        )
+
+
+def _of_bytes(plan: ExtractionPlan, choice: Choice) -> Iterator[str]:
+    """Tell of formats that the search knows and no merge of this program writes."""
+    dtypes = {
+        entry.dtype
+        for number, one in choice.recovered.items()
+        if one.status is not Status.PLAIN
+        for source in plan.modules[number].unit.tuned
+        for entry in source.entries
+    }
+    odd = sorted(dtypes - set(WEIGHT_DTYPES))
+    if odd:
+        yield (
+            f"TUNED stores weights as {' and '.join(odd)}, which merge does not write and verify"
+            " does not count: the share of weights bit for bit is of sums rounded to that"
         )
 
 
