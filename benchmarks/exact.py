@@ -28,6 +28,7 @@ from safetensors.numpy import load_file, save_file
 import loragraft
 from loragraft.adapter.peft import read_adapter
 from loragraft.demo.smollm2 import find_gguf
+from loragraft.errors import NothingToAdaptError
 from markdown import table
 
 if TYPE_CHECKING:
@@ -218,9 +219,11 @@ def _found(code: str, size: float, rank: int) -> str:
             Path(place, side).mkdir()
             save_file(tensors, Path(place, side, "model.safetensors"))
             Path(place, side, "config.json").write_text('{"model_type": "llama"}', "utf-8")
-        result = loragraft.extract(
-            Path(place, "base"), Path(place, "tuned"), rank="auto", exact=True
-        )
+        sides = (Path(place, "base"), Path(place, "tuned"))
+        try:
+            result = loragraft.extract(*sides, rank="auto", exact=True)
+        except NothingToAdaptError:
+            return "nothing kept"
     modules = result.report.modules
     known = [m for m in modules if m.recovery and m.recovery.get("rank_known")]
     right, sure = (sum(module.rank == rank for module in some) for some in (modules, known))
