@@ -84,6 +84,11 @@ def test_eight_bits(tmp_path: Path, tuned: str) -> None:
     assert statuses(result) == {"exact"}
     for name, change in pair.changes.items():
         assert models.error(product(result.factors[name]), change) < 0.15
+    out = tmp_path / "out"
+    report = extract(pair.base, pair.tuned, out, rank=4, exact=True).report
+    assert any("which merge does not write" in warning for warning in report.summary.warnings)
+    checked = verify(pair.base, pair.tuned, out).summary.bit_exact
+    assert checked == pytest.approx(report.summary.bit_exact, abs=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 4, 9])

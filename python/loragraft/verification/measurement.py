@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loragraft.adapter.delta import slabs
-from loragraft.dtypes import to_float32
 from loragraft.report.model import ModuleReport
 from loragraft.verification.sides import sides_of
 from loragraft.verification.spectrum import optimal_error, pooled, singular_values
 from loragraft.verification.tally import tally_change, tally_module, total
+from loragraft.weights.codes import widen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,7 +100,7 @@ def sum_up(reader: TensorReader, pair: ModulePair) -> Sums:
         whole = []
         for start, stop in slabs(*sides.shape):
             base, stored = sides.read(reader, start, stop)
-            tuned = to_float32(stored, sides.dtype or "F32")
+            tuned = widen(stored, sides.dtype or "F32")
             for piece, slots in sides.parts(start, stop):
                 tally = tally_change(base[slots], tuned[slots])
                 sides.check(piece, tally)
@@ -182,7 +182,7 @@ def _together(tallies: Sequence[Tally]) -> Tally:
 def _spectrum(reader: TensorReader, sides: Sides) -> NDArray[np.float64]:
     def rows(start: int, stop: int) -> NDArray[np.float64]:
         base, stored = sides.read(reader, start, stop)
-        change = to_float32(stored, sides.dtype or "F32").astype(np.float64)
+        change = widen(stored, sides.dtype or "F32").astype(np.float64)
         change -= base
         return change
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from loragraft.dtypes import from_float32, to_float32
+from loragraft.weights.codes import narrow, widen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Per weight dtype: bits of the stored fraction, smallest exponent of a normal number.
-_PRECISION: Final = {"BF16": (7, -126), "F16": (10, -14), "F32": (23, -126)}
+_PRECISION: Final = {
+    "BF16": (7, -126),
+    "F16": (10, -14),
+    "F32": (23, -126),
+    "F8_E4M3": (3, -6),
+    "F8_E5M2": (2, -14),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +103,11 @@ def tally_module(
     Args:
         base: W_base, widened, ``(rows, columns)``.
         tuned_stored: W_tuned in its storage type, of the same shape.
-        dtype: Safetensors code of ``tuned_stored``; None where W_tuned is stored as codes and
+        dtype: Safetensors code of ``tuned_stored``; None where W_tuned is codes with scales and
             these are their values in float32: then neither `rounding` nor `exact` are known.
         delta: scaling·B·A, of the same shape.
     """
-    tuned = to_float32(tuned_stored, dtype or "F32")
+    tuned = widen(tuned_stored, dtype or "F32")
     with np.errstate(invalid="ignore", over="ignore"):
         work = base.astype(np.float64)
         weight = _square(work)
@@ -111,7 +117,7 @@ def tally_module(
         residual = _square(work)
         if dtype is None:
             return Tally(weight, change, residual)
-        merged = from_float32(base + delta, dtype)
+        merged = narrow(base + delta, dtype)
     exact = int(np.count_nonzero(bits(merged) == bits(tuned_stored)))
     return Tally(weight, change, residual, rounding_energy(tuned, dtype), exact)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from loragraft.dtypes import to_float32
+from loragraft.dtypes import from_float32, to_float32
 from loragraft.errors import FormatError
 from loragraft.number_formats import WEIGHT_DTYPES
 
@@ -78,3 +78,33 @@ def widen(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
     if dtype in {"I8", "U8"}:
         return stored.astype(np.float32)
     raise FormatError(f"dtype {dtype} cannot be computed with")
+
+
+def narrow(values: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
+    """Round to a weight dtype or an 8-bit float, nearest with ties to even, its sign kept.
+
+    Args:
+        values: In float32. Beyond the largest number of an 8-bit float they become its infinity, or
+            NaN where it has none.
+        dtype: Safetensors code.
+
+    Returns:
+        In the storage type of ``dtype``.
+
+    Raises:
+        FormatError: Another dtype.
+    """
+    if dtype not in ("F8_E4M3", "F8_E5M2"):
+        return from_float32(values, dtype)
+    numbers = TABLES[dtype][:128].astype(np.float64)
+    count = int(np.count_nonzero(np.isfinite(numbers)))
+    # The end of the largest number's cell is where the next would be, half a place further.
+    following = 2.0 * numbers[count - 1] - numbers[count - 2]
+    ends = (numbers[:count] + np.append(numbers[1:count], following)) / 2.0
+    sizes = np.abs(values).astype(np.float64)
+    codes = np.searchsorted(ends, sizes)
+    # A tie belongs to the even code, of which the next higher may be the one.
+    codes += (sizes == ends[np.minimum(codes, count - 1)]) & (codes % 2 == 1)
+    codes = np.where(np.isnan(values), 127, np.minimum(codes, count))
+    signed: NDArray[np.generic] = (codes | (np.signbit(values) << 7)).astype(np.uint8)
+    return signed

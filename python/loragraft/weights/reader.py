@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from loragraft.number_formats import DTYPES, WEIGHT_DTYPES
+from loragraft.number_formats import DTYPES, VALUE_DTYPES
 from loragraft.weights.codes import BLOCK, FP4, TABLES, widen
 from loragraft.weights.pieces import pieces
 from loragraft.weights.source import Microscaled, Plain, Scaled
@@ -70,11 +70,11 @@ def stored_rows(reader: TensorReader, source: Source, start: int, stop: int) -> 
 
 
 def weight_dtype(source: Source) -> str | None:
-    """Return the one weight dtype that a matrix is stored in; None for codes and mixtures."""
+    """Return the one dtype whose numbers a matrix is; None for codes with scales, and mixtures."""
     leaves = [piece.source for piece in pieces(source)]
     dtypes = {leaf.entry.dtype if isinstance(leaf, Plain) else "" for leaf in leaves}
     dtype = dtypes.pop()
-    return dtype if not dtypes and dtype in WEIGHT_DTYPES else None
+    return dtype if not dtypes and dtype in VALUE_DTYPES else None
 
 
 def _check(source: Source, start: int, stop: int) -> None:

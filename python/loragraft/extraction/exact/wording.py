@@ -100,8 +100,8 @@ def _of_bytes(plan: ExtractionPlan, choice: Choice) -> Iterator[str]:
     odd = sorted(dtypes - set(WEIGHT_DTYPES))
     if odd:
         yield (
-            f"TUNED stores weights as {' and '.join(odd)}, which merge does not write and verify"
-            " does not count: the share of weights bit for bit is of sums rounded to that"
+            f"TUNED stores weights as {' and '.join(odd)}, which merge does not write:"
+            " the share of weights bit for bit is of sums rounded to that"
         )
 
 
