@@ -1,0 +1,79 @@
+"""A transfer as a page of figures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from loragraft.report.page import Line, Page, Table
+from loragraft.transferring.report import Fate
+from loragraft.transferring.verdict import root_sum
+from loragraft.wording import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from loragraft.report.page import Part
+    from loragraft.transferring.report import TransferredModule, TransferReport
+
+_NONE: Final = "–"
+_COLUMNS: Final = (
+    "module",
+    "method",
+    "count",
+    "excess",
+    "lowest",
+    "norm kept",
+    "by chance",
+    "effect",
+    "seconds",
+)
+
+
+def transfer_page(report: TransferReport) -> Page:
+    """Return what a transfer found, by kind of module and method."""
+    parts: list[Part] = [figures_table(report)]
+    parts += [
+        Line(
+            f"  {one.option}: {one.modules} modules with {percent(one.share)} of the adapter's"
+            f" squared norm removed ({one.why})"
+        )
+        for one in report.filters
+    ]
+    return Page((*parts, Line(report.summary.verdict, "bold")))
+
+
+def figures_table(report: TransferReport) -> Table:
+    """Return the figures by kind and method; what was left out has rows of its own."""
+    groups: dict[tuple[str, str], list[TransferredModule]] = {}
+    for row in report.modules:
+        method = row.method if row.outcome is not Fate.LEFT_OUT else "left out"
+        groups.setdefault((row.kind, method), []).append(row)
+    rows = tuple(_cells(kind, method, found) for (kind, method), found in groups.items())
+    kept = [row for row in report.modules if row.outcome is not Fate.LEFT_OUT]
+    return Table(_COLUMNS, rows, _cells("all kept", "", kept), words=2)
+
+
+def _cells(kind: str, method: str, rows: Sequence[TransferredModule]) -> tuple[str, ...]:
+    excesses = [row.excess for row in rows if row.excess is not None]
+    source = root_sum([row.source_norm for row in rows])
+    kept = root_sum([(row.retained or 0.0) * row.source_norm for row in rows])
+    weights = root_sum([row.weight_norm or 0.0 for row in rows])
+    delta = root_sum([row.delta_norm for row in rows])
+    chances = [row.chance_retained for row in rows if row.chance_retained is not None]
+    return (
+        kind,
+        method or _NONE,
+        str(len(rows)),
+        _mean(excesses),
+        f"{min(excesses):.3f}" if excesses else _NONE,
+        percent(kept / source) if source > 0.0 else _NONE,
+        percent(math.fsum(chances) / len(chances)) if chances else _NONE,
+        f"{delta / weights:.4%}" if weights > 0.0 and delta > 0.0 else _NONE,
+        f"{math.fsum(row.seconds for row in rows):.2f}",
+    )
+
+
+def _mean(values: Iterable[float]) -> str:
+    found = list(values)
+    return f"{math.fsum(found) / len(found):.3f}" if found else _NONE
