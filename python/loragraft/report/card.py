@@ -111,7 +111,9 @@ def _figures(report: Report) -> Iterator[str]:
     )
     yield f"Tensors of the checkpoint: {counts}. `report.json` lists every one of them."
     if report.summary.warnings:
-        yield "\n".join(f"- {plain_text(public_sentence(warning))}" for warning in report.summary.warnings)
+        yield "\n".join(
+            f"- {plain_text(public_sentence(warning))}" for warning in report.summary.warnings
+        )
 
 
 def _row(figures: KindFigures) -> str:

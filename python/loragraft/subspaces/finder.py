@@ -93,8 +93,8 @@ class SubspaceFinder:
                 np.eye(weight.shape[1], 1, dtype=np.float32),
                 norm,
             )
-        if self.rank.count:
-            return self._svd(weight, min(self.rank.count, most), norm)
+        if self.rank.most:
+            return self._svd(weight, min(self.rank.most, most), norm)
         rank = min(_FIRST, most)
         while True:
             found = self._svd(weight, rank, norm)

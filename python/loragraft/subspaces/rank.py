@@ -15,15 +15,15 @@ class SubspaceRank(NamedTuple):
     """The rule for the dimension of a weight's subspaces.
 
     Attributes:
-        count: So many dimensions, or all where a weight has fewer; 0 where ``energy`` decides.
+        most: So many dimensions, or all where a weight has fewer; 0 where ``energy`` decides.
         energy: The fewest dimensions whose singular values hold this share of ‖W‖².
     """
 
-    count: int
+    most: int
     energy: float = 0.0
 
     def __str__(self) -> str:
-        return str(self.count) if self.count else f"{_ENERGY}{self.energy:g}"
+        return str(self.most) if self.most else f"{_ENERGY}{self.energy:g}"
 
 
 def parse_subspace_rank(text: str | int) -> SubspaceRank:

@@ -30,7 +30,7 @@ class Subspace(NamedTuple):
     @property
     def rank(self) -> int:
         """Number of dimensions k."""
-        return self.U.shape[1]
+        return int(self.U.shape[1])
 
     def leading(self, rank: int) -> Subspace:
         """Return the subspaces of the first ``rank`` singular vectors."""

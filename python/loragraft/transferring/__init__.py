@@ -2,7 +2,7 @@
 
 from loragraft.transferring.options import TransferOptions
 from loragraft.transferring.plan import TransferPlan
-from loragraft.transferring.transfer import Transfer, plan_transfer, run_transfer, transfer
+from loragraft.transferring.run import Transfer, plan_transfer, run_transfer, transfer
 
 __all__ = [
     "Transfer",

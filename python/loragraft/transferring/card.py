@@ -58,10 +58,10 @@ def _figures(report: TransferReport) -> Iterator[str]:
     lines += [f"| {' | '.join(map(plain_text, row))} |" for row in (*table.rows, table.total)]
     yield "\n".join(lines)
     yield (
-        "*Excess* is the similarity of the weights' singular subspaces above chance: 0 for unrelated"
-        " weights, 1 for the same subspaces. *Norm kept* is ‖ΔW_t‖ / ‖ΔW_s‖, *by chance* the same for"
-        " models that share nothing, *effect* ‖ΔW_t‖ / ‖W_t‖. None of them says how well the adapter"
-        " works: evaluate it, beside the controls that `--controls` writes."
+        "*Excess* is the similarity of the weights' singular subspaces above chance: 0 for"
+        " unrelated weights, 1 for the same subspaces. *Norm kept* is ‖ΔW_t‖ / ‖ΔW_s‖, *by chance*"
+        " the same for models that share nothing, *effect* ‖ΔW_t‖ / ‖W_t‖. None of them says how"
+        " well the adapter works: evaluate it, beside the controls that `--controls` writes."
     )
     notes = [
         f"{one.option} left out {one.modules} modules with {percent(one.share)} of the adapter's"

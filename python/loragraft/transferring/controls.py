@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft.comparison.places import place_of
 from loragraft.transferring.factors import cast
 from loragraft.transferring.methods import METHODS, PADDED_COPY
-from loragraft.transferring.pairing import Pair, place_of
+from loragraft.transferring.pairing import Pair
 from loragraft.transferring.update import Update, balanced
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ class Control:
     factors: tuple[WrittenFactors, ...]
 
 
-def make_controls(
-    plan: TransferPlan, worker: Worker, made: Sequence[Made]
-) -> tuple[Control, ...]:
+def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> tuple[Control, ...]:
     """Make the controls of a transfer, for the modules that it kept.
 
     Raises:

@@ -90,9 +90,7 @@ def cast(target: LinearModule, update: Update, scaling: float, dtype: str) -> Wr
         stored = [_rounded(values, code) for values in (a, b)]
         if all(values is not None for values in stored):
             lora_a, lora_b = (values for values in stored if values is not None)
-            return WrittenFactors(
-                target, update.rank, scaling * update.rank, code, lora_a, lora_b
-            )
+            return WrittenFactors(target, update.rank, scaling * update.rank, code, lora_a, lora_b)
     raise NonFiniteError(
         f"module {target.name}: its factors are beyond the range of float32; choose a smaller"
         " --scale"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from loragraft.comparison.layers import identity, proportional
 from loragraft.errors import FormatError, UsageError
 from loragraft.input_file import read_bytes
 from loragraft.json_text import parse_object
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     #: Layer of the target -> layer of the source.
     LayerMap = Mapping[int, int]
 
+__all__ = ["identity", "order_preserving", "proportional", "read_layer_map"]
+
 IDENTITY: Final = "identity"
 PROPORTIONAL: Final = "proportional"
 SIMILARITY: Final = "similarity"
@@ -27,25 +30,6 @@ RULES: Final = ("auto", IDENTITY, PROPORTIONAL, SIMILARITY)
 _MOST_BYTES: Final = 1 << 20
 #: Decides between assignments of equal similarity, for the proportional one.
 _TIE: Final = 1e-9
-
-
-def identity(source: int, target: int) -> dict[int, int]:
-    """Pair layers of the same number; the deeper model's last ones have no partner."""
-    return {layer: layer for layer in range(min(source, target))}
-
-
-def proportional(source: int, target: int) -> dict[int, int]:
-    """Pair layers at the same relative depth: i_t -> round(i_t (L_s − 1) / (L_t − 1)).
-
-    Args:
-        source: L_s, number of layers of the source.
-        target: L_t, of the target.
-    """
-    if target == 1:
-        return {0: 0}
-    # Halves go up; Python's round would send them to the even neighbour.
-    span = target - 1
-    return {i: (2 * i * (source - 1) + span) // (2 * span) for i in range(target)}
 
 
 def order_preserving(excess: NDArray[np.float64]) -> dict[int, int]:

@@ -14,6 +14,7 @@ from loragraft.wording import quoted
 
 MATCH_NORM: Final = "match-norm"
 DTYPES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+DEFAULT_RANK: Final = SubspaceRank(128)
 _MOST_SEED: Final = 2**64
 
 
@@ -50,7 +51,7 @@ class TransferOptions:
     """
 
     method: str = AUTO
-    subspace_rank: SubspaceRank = SubspaceRank(128)
+    subspace_rank: SubspaceRank = DEFAULT_RANK
     layer_map: str = AUTO
     min_similarity: MinSimilarity | None = None
     scale: float | None = 1.0

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 from loragraft.architecture.modules import take_inventory
 from loragraft.architecture.selection import ALL_LINEAR, Selection, select
 from loragraft.checkpoint import open_checkpoint
+from loragraft.comparison.places import depth_of, main_stack
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring import layers as maps
-from loragraft.transferring.pairing import depth_of, main_stack, pair_modules
+from loragraft.transferring.pairing import pair_modules
 from loragraft.transferring.report import FilterReport
 from loragraft.transferring.similar_layers import layer_similarity, same_widths
 from loragraft.transferring.source_adapter import open_source, read_update
@@ -117,9 +118,7 @@ def make_plan(
         if pair.target.name not in names
     )
     pairs = tuple(pair for pair in pairing.pairs if pair.target.name in names)
-    plan = TransferPlan(
-        origin, goal, inventory, options, rule, layers, norms, pairs, left_out, ()
-    )
+    plan = TransferPlan(origin, goal, inventory, options, rule, layers, norms, pairs, left_out, ())
     filters = (*_unused(plan, pairing), *_selected(plan, left_out))
     if not pairs:
         raise _nothing(plan, filters)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loragraft.comparison.places import place_of
 from loragraft.errors import MismatchError
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.chance import mean_excess, overlap_of
 from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.tensor_reader import TensorReader
-from loragraft.transferring.pairing import place_of
 from loragraft.wording import shown
 
 if TYPE_CHECKING:

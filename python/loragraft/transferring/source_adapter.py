@@ -129,6 +129,6 @@ def _refuse_module(placement: Placement, adapter: PeftAdapter) -> None:
 
 def _refused(directory: Path, what: str) -> MismatchError:
     return MismatchError(
-        f"{shown(directory)}: has {what}; transfer takes plain LoRA (rsLoRA, rank and alpha patterns"
-        " included) on linear layers alone: save the adapter without it"
+        f"{shown(directory)}: has {what}; transfer takes plain LoRA on linear layers (with rsLoRA,"
+        " rank and alpha patterns): save the adapter without it"
     )

@@ -152,9 +152,7 @@ def _at_work(rows: Iterable[TransferredModule]) -> Iterator[FilterReport]:
         yield FilterReport(option, len(found), share, found[0].why)
 
 
-def _tensors(
-    plan: TransferPlan, rows: Iterable[TransferredModule]
-) -> Iterator[TensorReport]:
+def _tensors(plan: TransferPlan, rows: Iterable[TransferredModule]) -> Iterator[TensorReport]:
     """Yield every tensor of the target, with what became of it."""
     by_name = {row.name: row for row in rows}
     owners = {name: linear for linear in plan.inventory.linears for name in linear.tensors}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.report.page import Line, Page, Table
 from loragraft.transferring.report import Fate
 from loragraft.transferring.verdict import root_sum
-from loragraft.wording import percent
+from loragraft.wording import percent, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from loragraft.report.page import Part
+    from loragraft.transferring.pairing import Pair
+    from loragraft.transferring.plan import TransferPlan
     from loragraft.transferring.report import TransferredModule, TransferReport
 
 _NONE: Final = "–"
@@ -77,3 +80,59 @@ def _cells(kind: str, method: str, rows: Sequence[TransferredModule]) -> tuple[s
 def _mean(values: Iterable[float]) -> str:
     found = list(values)
     return f"{math.fsum(found) / len(found):.3f}" if found else _NONE
+
+
+def plan_page(plan: TransferPlan) -> Page:
+    """Return what a plan would do, by kind of module."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in plan.pairs:
+        groups.setdefault(pair.target.kind, []).append(pair)
+    rows = tuple(
+        (
+            kind,
+            shapes(sorted({pair.source.linear.shape for pair in pairs})),
+            shapes(sorted({pair.target.shape for pair in pairs})),
+            str(len(pairs)),
+            percent(math.fsum(plan.share(pair) for pair in pairs)),
+        )
+        for kind, pairs in groups.items()
+    )
+    columns = ("module", "shape in the source", "in the target", "count", "squared norm")
+    removed = [
+        Line(
+            f"  {one.option}: {one.modules} modules with {percent(one.share)} of the adapter's"
+            f" squared norm removed ({one.why})"
+        )
+        for one in plan.filters
+    ]
+    return Page(
+        (
+            Table(columns, rows, words=3),
+            *removed,
+            Line(f"Layers: {plan.layer_map}"),
+            Line("Nothing was written: this is a dry run."),
+        )
+    )
+
+
+def plan_data(plan: TransferPlan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "schema": "loragraft.plan/1",
+        "command": "transfer",
+        "dry_run": True,
+        "layer_map": plan.layer_map,
+        "layers": {str(target): source for target, source in plan.layers.items()},
+        "modules": [
+            {
+                "name": pair.target.name,
+                "shape": pair.target.shape,
+                "source": pair.source.linear.name,
+                "source_shape": pair.source.linear.shape,
+                "divided_by": pair.divided,
+                "share": plan.share(pair),
+            }
+            for pair in plan.pairs
+        ],
+        "filters": [asdict(one) for one in plan.filters],
+    }

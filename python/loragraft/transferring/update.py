@@ -29,7 +29,7 @@ class Update(NamedTuple):
     @property
     def rank(self) -> int:
         """Columns of B."""
-        return self.B.shape[1]
+        return int(self.B.shape[1])
 
     @property
     def norm(self) -> float:
@@ -81,4 +81,4 @@ def balanced(update: Update, rank: int) -> Balanced:
 
 
 def _triangle(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.qr(columns, mode="r")
+    return np.asarray(np.linalg.qr(columns, mode="r"))

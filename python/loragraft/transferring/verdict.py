@@ -33,13 +33,14 @@ def near_no_op(
     """
     if effect is not None and effect < NO_EFFECT:
         return f"the update is {effect:.2g} of the weight, below {NO_EFFECT:g}"
-    if retained is not None and chance is not None:
-        if chance <= _TELLING and retained <= _NEAR_CHANCE * chance:
-            return (
-                f"the norm kept, {percent(retained)} of the source's, is near the"
-                f" {percent(chance)} that chance keeps"
-            )
-    return ""
+    if retained is None or chance is None or chance > _TELLING:
+        return ""
+    if retained > _NEAR_CHANCE * chance:
+        return ""
+    return (
+        f"the norm kept, {percent(retained)} of the source's, is near the {percent(chance)} that"
+        " chance keeps"
+    )
 
 
 def root_sum(values: Sequence[float]) -> float:

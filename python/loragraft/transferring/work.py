@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from loragraft.subspaces.chance import mean_excess, overlap_of
-from loragraft.subspaces.likeness import Likeness, likeness_of
+from loragraft.comparison.kinship import kinship_of
 from loragraft.transferring.factors import cast, verbatim
 from loragraft.transferring.methods import AUTO, METHODS
 from loragraft.transferring.methods.method import Bases
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
     from loragraft.transferring.methods.method import Method
     from loragraft.transferring.options import MinSimilarity, TransferOptions
     from loragraft.transferring.pairing import Pair
-
-#: Cosine between two weights that no accident explains, where no subspace can tell.
-_COSINE: Final = 0.1
+    from loragraft.transferring.update import Update
 
 
 class Evidence(NamedTuple):
@@ -89,18 +86,7 @@ class Worker:
     def evidence(self, pair: Pair, share: float) -> Evidence:
         """Measure how much a pair has in common."""
         source, target = pair.source.linear, pair.target
-        own, other = self.finder.find(source), self.finder.find(target)
-        rank = min(own.rank, other.rank)
-        bases = Bases(own.leading(rank), other.leading(rank))
-        left = overlap_of(bases.source.U, bases.target.U)
-        right = overlap_of(bases.source.V, bases.target.V)
-        likeness = Likeness(None, None)
-        if source.shape == target.shape:
-            likeness = likeness_of(self.reader, source, target)
-        defined = [side for side in (left, right) if side.excess is not None]
-        is_clear = bool(defined) and all(side.is_clear for side in defined)
-        if not defined and likeness.cosine is not None:
-            is_clear = likeness.cosine >= _COSINE
+        kinship = kinship_of(self.finder, self.reader, source, target)
         row = TransferredModule(
             name=target.name,
             kind=target.kind,
@@ -113,15 +99,15 @@ class Worker:
             source_shape=source.shape,
             share=share,
             divided_by=pair.divided,
-            subspace_rank=rank,
-            left=left,
-            right=right,
-            excess=mean_excess(left, right),
-            weight_change=likeness.change,
-            weight_cosine=likeness.cosine,
-            weight_norm=other.norm,
+            subspace_rank=kinship.first.rank,
+            left=kinship.left,
+            right=kinship.right,
+            excess=kinship.excess,
+            weight_change=kinship.likeness.change,
+            weight_cosine=kinship.likeness.cosine,
+            weight_norm=kinship.second.norm,
         )
-        return Evidence(bases, row, is_clear)
+        return Evidence(Bases(kinship.first, kinship.second), row, kinship.is_clear)
 
     def _choice(self, row: TransferredModule, is_clear: bool) -> tuple[str, str]:
         """Return the method for a module, and why that one."""
@@ -136,77 +122,80 @@ class Worker:
     def make(
         self, pair: Pair, method: Method, bases: Bases, row: TransferredModule, reason: str
     ) -> Made:
-        """Apply a method to a pair."""
+        """Apply a method to a pair.
+
+        Args:
+            pair: Target and source.
+            method: The alignment.
+            bases: Subspaces of both weights.
+            row: The report's row so far.
+            reason: Why this method.
+        """
         source, target = pair.source.linear, pair.target
+        row = replace(row, method=method.name)
         why = method.refusal(source.shape, target.shape)
         if why:
-            return Made(replace(row, method=method.name, why=why))
-        module = pair.source.module
-        undivided = read_update(self.reader, pair.source)
-        update = undivided.times(1.0 / pair.divided)
+            return Made(replace(row, why=why))
+        update = read_update(self.reader, pair.source).times(1.0 / pair.divided)
         norm = update.norm
         if norm == 0.0:
-            return Made(replace(row, method=method.name, why="the source's update is zero"))
-        rank = min(module.rank, *target.shape)
+            return Made(replace(row, why="the source's update is zero"))
+        rank = min(pair.source.module.rank, *target.shape)
         result = balanced(mapped(update, method.terms(bases)), rank)
-        kept = result.update.norm
+        kept = norm if method.exact else result.update.norm
         if kept == 0.0:
-            return Made(replace(row, method=method.name, why="the map leaves nothing of it"))
+            return Made(replace(row, why="the map leaves nothing of it"))
         scale = norm / kept if self.options.scale is None else self.options.scale
-        chance = method.chance(bases)
-        factors = self._factors(pair, method, scale)
-        if factors is None:
-            code = DTYPES.get(self.options.dtype, module.lora_A.dtype)
-            factors = cast(target, result.update.times(scale), module.scaling, code)
-        delta_norm = factors.update.norm
-        effect = delta_norm / bases.target.norm if bases.target.norm > 0.0 else None
-        retained = kept / norm
-        own = bases.source.norm
-        return Made(
-            replace(
-                row,
-                outcome=Fate.COPIED if method.exact else Fate.TRANSFERRED,
-                why="; ".join(filter(None, (reason, method.remark(source.shape, target.shape)))),
-                method=method.name,
-                rank=factors.rank,
-                alpha=factors.alpha,
-                dtype=factors.dtype,
-                source_norm=norm,
-                source_effect=norm * pair.divided / own if own > 0.0 else None,
-                delta_norm=delta_norm,
-                effect=effect,
-                retained=retained,
-                chance_retained=chance,
-                rank_loss=result.lost,
-                near_no_op=near_no_op(effect, retained, chance),
-            ),
-            factors,
+        factors = self._factors(pair, method, result.update, scale)
+        why = "; ".join(filter(None, (reason, method.remark(source.shape, target.shape))))
+        row = replace(
+            row,
+            outcome=Fate.COPIED if method.exact else Fate.TRANSFERRED,
+            why=why,
+            source_norm=norm,
+            retained=kept / norm,
+            chance_retained=method.chance(bases),
+            rank_loss=result.lost,
         )
+        return Made(_measured(row, factors, bases), factors)
 
-    def _factors(self, pair: Pair, method: Method, scale: float) -> WrittenFactors | None:
-        """Return the source's factors as they are, where nothing at all is to change."""
+    def _factors(self, pair: Pair, method: Method, update: Update, scale: float) -> WrittenFactors:
+        """Return factors to write: the source's as they are, where nothing at all is to change."""
         module = pair.source.module
         code = DTYPES.get(self.options.dtype, module.lora_A.dtype)
-        untouched = method.exact and pair.divided == 1 and abs(scale - 1.0) < 1e-12
+        untouched = method.exact and pair.divided == 1 and scale == 1.0
         if untouched and code == module.lora_A.dtype == module.lora_B.dtype:
             return verbatim(self.reader, pair.target, module)
-        return None
+        return cast(pair.target, update.times(scale), module.scaling, code)
+
+
+def _measured(row: TransferredModule, factors: WrittenFactors, bases: Bases) -> TransferredModule:
+    """Return a row with the figures of the factors as they are written."""
+    delta_norm = factors.update.norm
+    effect = delta_norm / bases.target.norm if bases.target.norm > 0.0 else None
+    own = bases.source.norm
+    return replace(
+        row,
+        rank=factors.rank,
+        alpha=factors.alpha,
+        dtype=factors.dtype,
+        delta_norm=delta_norm,
+        effect=effect,
+        source_effect=row.source_norm * row.divided_by / own if own > 0.0 else None,
+        near_no_op=near_no_op(effect, row.retained, row.chance_retained),
+    )
 
 
 def _filtered(row: TransferredModule, is_clear: bool, least: MinSimilarity | None) -> str:
     """Return why the similarity filter removes a module; empty where it does not."""
-    if least is None:
+    if least is None or (least.excess is None and is_clear):
         return ""
     if row.excess is None:
         sides = (row.left, row.right)
         whys = dict.fromkeys(side.why for side in sides if side is not None and side.why)
-        if least.excess is None and is_clear:
-            return ""
         return f"--min-similarity {least}: similarity is unknown, {' and '.join(whys)}"
     if least.excess is None:
-        if is_clear:
-            return ""
-        return f"--min-similarity auto: excess {row.excess:.3f} is not clearly above chance"
+        return f"--min-similarity {least}: excess {row.excess:.3f} is not clearly above chance"
     if row.excess >= least.excess:
         return ""
     return f"--min-similarity {least}: excess over chance is {row.excess:.3f}"

@@ -130,9 +130,7 @@ def transfer(
         controls=controls,
     )
     plan = plan_transfer(adapter, source, target, options)
-    return run_transfer(
-        plan, Path(output), force=force, with_report=report, progress=progress
-    )
+    return run_transfer(plan, Path(output), force=force, with_report=report, progress=progress)
 
 
 def plan_transfer(
@@ -221,9 +219,7 @@ def run_transfer(
     return Transfer(report=report, output=output, config=config, controls=others)
 
 
-def _transferred(
-    plan: TransferPlan, worker: Worker, progress: Progress | None
-) -> tuple[Made, ...]:
+def _transferred(plan: TransferPlan, worker: Worker, progress: Progress | None) -> tuple[Made, ...]:
     total = sum(_bytes(pair.target.shape) + _bytes(pair.source.linear.shape) for pair in plan.pairs)
     done = 0
     made = []
