@@ -17,6 +17,7 @@ from loragraft.transferring.pairing import pair_modules
 from loragraft.transferring.report import FilterReport
 from loragraft.transferring.similar_layers import layer_similarity, same_widths
 from loragraft.transferring.source_adapter import open_source, read_update
+from loragraft.transferring.verdict import total_share
 from loragraft.wording import counted, percent, shown
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _unused(plan: TransferPlan, pairing: Pairing) -> list[FilterReport]:
         FilterReport(
             f"{option} {plan.layer_map}" if option == LAYER_MAP else option,
             len(names),
-            math.fsum(plan.norms[name] ** 2 for name in names) / total,
+            total_share(plan.norms[name] ** 2 / total for name in names),
             pairing.unused[names[0]],
         )
         for option, names in groups.items()
@@ -202,7 +203,7 @@ def _selected(plan: TransferPlan, left_out: tuple[LeftOut, ...]) -> list[FilterR
         FilterReport(
             _option(why, plan.options.selection),
             len(found),
-            math.fsum(plan.share(one.pair) for one in found),
+            total_share(plan.share(one.pair) for one in found),
             why,
         )
         for why, found in groups.items()

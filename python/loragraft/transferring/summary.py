@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ from loragraft.transferring.report import (
     TransferReport,
     TransferSummary,
 )
-from loragraft.transferring.verdict import root_sum, verdict, whole_no_op
+from loragraft.transferring.verdict import root_sum, total_share, verdict, whole_no_op
 from loragraft.transferring.warnings import warnings_of
 from loragraft.wording import counted, percent, shown
 
@@ -52,7 +51,7 @@ def make_report(
     """
     rows = (*(one.row for one in made), *_rows_left_out(plan))
     kept = [row for row in rows if row.outcome is not Fate.LEFT_OUT]
-    share = math.fsum(row.share for row in kept)
+    share = total_share(row.share for row in kept)
     source = root_sum([row.source_norm for row in kept])
     weights = [row.weight_norm for row in kept if row.weight_norm is not None]
     delta = root_sum([row.delta_norm for row in kept])
@@ -107,7 +106,7 @@ def nothing_kept(plan: TransferPlan, made: Sequence[Made]) -> NothingToAdaptErro
     """Return the error of a transfer that left every module out, with the commonest reason."""
     option, count = Counter(_option(one.row) for one in made).most_common(1)[0]
     example = next(one.row for one in made if _option(one.row) == option)
-    share = math.fsum(one.row.share for one in made if _option(one.row) == option)
+    share = total_share(one.row.share for one in made if _option(one.row) == option)
     advice = "lower it, or leave it out" if "similarity" in option else "choose another"
     return NothingToAdaptError(
         f"{shown(plan.target.reference)}: nothing of the adapter is kept: {option} leaves out"
@@ -148,7 +147,7 @@ def _at_work(rows: Iterable[TransferredModule]) -> Iterator[FilterReport]:
         if row.outcome is Fate.LEFT_OUT and (row.method or row.why.startswith("--min")):
             groups.setdefault(_option(row), []).append(row)
     for option, found in groups.items():
-        share = math.fsum(row.share for row in found)
+        share = total_share(row.share for row in found)
         yield FilterReport(option, len(found), share, found[0].why)
 
 

@@ -9,7 +9,7 @@ from loragraft.transferring.report import Fate
 from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from loragraft.transferring.report import TransferredModule
 
@@ -48,14 +48,22 @@ def root_sum(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum(value * value for value in values))
 
 
+def total_share(shares: Iterable[float]) -> float:
+    """Return the sum of shares; what is all but for the rounding of the parts is 1."""
+    return round(math.fsum(shares), 12)
+
+
 def whole_no_op(kept: Sequence[TransferredModule]) -> str:
     """Return why a whole adapter does next to nothing; empty where it does something."""
     weak = [module for module in kept if module.near_no_op]
     if len(weak) == len(kept) and kept:
-        return f"every module is one: {weak[0].near_no_op} in {weak[0].name}"
+        return f"in every module; in {weak[0].name} {weak[0].near_no_op}"
     total = root_sum([module.delta_norm for module in kept])
     if weak and root_sum([module.delta_norm for module in weak]) ** 2 > 0.9 * total**2:
-        return f"{len(weak)} of {len(kept)} modules with nine tenths of the squared norm are ones"
+        return (
+            f"in {len(weak)} of {len(kept)} modules, which hold nine tenths of its squared norm; in"
+            f" {weak[0].name} {weak[0].near_no_op}"
+        )
     return ""
 
 
@@ -75,7 +83,8 @@ def verdict(modules: Sequence[TransferredModule], norm_share: float, no_op: str)
         parts.append(f"{counted(len(copied), 'module')} copied{_excess(copied)}")
     for method in dict.fromkeys(module.method for module in moved):
         own = [module for module in moved if module.method == method]
-        kept = root_sum([module.retained or 0.0 for module in own]) / math.sqrt(len(own))
+        kept = root_sum([(module.retained or 0.0) * module.source_norm for module in own])
+        kept /= root_sum([module.source_norm for module in own])
         parts.append(
             f"{counted(len(own), 'module')} transferred by {method}{_excess(own)}, which keeps"
             f" {percent(kept)} of their norm"
