@@ -61,10 +61,14 @@ def comparison_page(report: ComparisonReport, *, by_layer: bool = False) -> Page
     """Return the figures by kind of module, or of every module."""
     groups: dict[str, list[ComparedModule]] = {}
     for row in report.modules:
-        groups.setdefault(row.name if by_layer else row.kind, []).append(row)
+        groups.setdefault(_title(row) if by_layer else row.kind, []).append(row)
     rows = tuple(_cells(name, found) for name, found in groups.items())
     table = Table(_COLUMNS, rows, _cells("all", report.modules))
     return Page((table, Line(report.summary.verdict, "bold")))
+
+
+def _title(row: ComparedModule) -> str:
+    return row.name if row.layer is None else f"{row.layer} {row.kind}"
 
 
 def _is_clear(row: ComparedModule) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from loragraft.report.card import front_matter, plain_text, public_name, public_sentence, recipe
 from loragraft.report.card import usage as usage_snippet
 from loragraft.transferring.table import figures_table
-from loragraft.wording import percent
+from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +64,7 @@ def _figures(report: TransferReport) -> Iterator[str]:
         " well the adapter works: evaluate it, beside the controls that `--controls` writes."
     )
     notes = [
-        f"{one.option} left out {one.modules} modules with {percent(one.share)} of the adapter's"
+        f"{one.option} left out {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
         f" squared norm: {one.why}"
         for one in report.filters
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.report.page import Line, Page, Table
 from loragraft.transferring.report import Fate
 from loragraft.transferring.verdict import root_sum
-from loragraft.wording import percent, shapes
+from loragraft.wording import counted, percent, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ def transfer_page(report: TransferReport) -> Page:
     parts: list[Part] = [figures_table(report)]
     parts += [
         Line(
-            f"  {one.option}: {one.modules} modules with {percent(one.share)} of the adapter's"
+            f"  {one.option}: {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
             f" squared norm removed ({one.why})"
         )
         for one in report.filters
@@ -100,7 +100,7 @@ def plan_page(plan: TransferPlan) -> Page:
     columns = ("module", "shape in the source", "in the target", "count", "squared norm")
     removed = [
         Line(
-            f"  {one.option}: {one.modules} modules with {percent(one.share)} of the adapter's"
+            f"  {one.option}: {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
             f" squared norm removed ({one.why})"
         )
         for one in plan.filters
