@@ -54,7 +54,7 @@ def test_a_dry_run_writes_nothing(loragraft: CommandLine, pair: Sides, tmp_path:
     answer = loragraft(*arguments(pair, "--dry-run", "--target-modules", "attention"))
     assert answer.code == 0
     assert "Nothing was written" in answer.out
-    assert "--target-modules attention: 1 module with" in answer.out
+    assert "--target-modules attention left out 1 module with" in answer.out
     data = loragraft(*arguments(pair, "--dry-run", "--json", "-o", tmp_path / "out")).data
     assert [row["name"] for row in data["modules"]] == [
         files.DOWN0,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from loragraft.report.card import front_matter, plain_text, public_name, public_sentence, recipe
 from loragraft.report.card import usage as usage_snippet
-from loragraft.transferring.table import figures_table
-from loragraft.wording import counted, percent
+from loragraft.transferring.table import figures_table, removed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,11 +62,7 @@ def _figures(report: TransferReport) -> Iterator[str]:
         " the same for models that share nothing, *effect* ‖ΔW_t‖ / ‖W_t‖. None of them says how"
         " well the adapter works: evaluate it, beside the controls that `--controls` writes."
     )
-    notes = [
-        f"{one.option} left out {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
-        f" squared norm: {one.why}"
-        for one in report.filters
-    ]
+    notes = [removed(one) for one in report.filters]
     notes += report.summary.warnings
     if notes:
         yield "\n".join(f"- {plain_text(public_sentence(note))}" for note in notes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loragraft.report.page import Part
     from loragraft.transferring.pairing import Pair
     from loragraft.transferring.plan import TransferPlan
-    from loragraft.transferring.report import TransferredModule, TransferReport
+    from loragraft.transferring.report import FilterReport, TransferredModule, TransferReport
 
 _NONE: Final = "–"
 _COLUMNS: Final = (
@@ -36,13 +36,7 @@ _COLUMNS: Final = (
 def transfer_page(report: TransferReport) -> Page:
     """Return what a transfer found, by kind of module and method."""
     parts: list[Part] = [figures_table(report)]
-    parts += [
-        Line(
-            f"  {one.option}: {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
-            f" squared norm removed ({one.why})"
-        )
-        for one in report.filters
-    ]
+    parts += [Line(f"  {removed(one)}") for one in report.filters]
     return Page((*parts, Line(report.summary.verdict, "bold")))
 
 
@@ -55,6 +49,14 @@ def figures_table(report: TransferReport) -> Table:
     rows = tuple(_cells(kind, method, found) for (kind, method), found in groups.items())
     kept = [row for row in report.modules if row.outcome is not Fate.LEFT_OUT]
     return Table(_COLUMNS, rows, _cells("all kept", "", kept), words=2)
+
+
+def removed(one: FilterReport) -> str:
+    """Return what a filter removed, in words."""
+    return (
+        f"{one.option} left out {counted(one.modules, 'module')} with {percent(one.share)} of the"
+        f" adapter's squared norm: {one.why}"
+    )
 
 
 def _cells(kind: str, method: str, rows: Sequence[TransferredModule]) -> tuple[str, ...]:
@@ -98,17 +100,11 @@ def plan_page(plan: TransferPlan) -> Page:
         for kind, pairs in groups.items()
     )
     columns = ("module", "shape in the source", "in the target", "count", "squared norm")
-    removed = [
-        Line(
-            f"  {one.option}: {counted(one.modules, 'module')} with {percent(one.share)} of the adapter's"
-            f" squared norm removed ({one.why})"
-        )
-        for one in plan.filters
-    ]
+    lines = [Line(f"  {removed(one)}") for one in plan.filters]
     return Page(
         (
             Table(columns, rows, words=3),
-            *removed,
+            *lines,
             Line(f"Layers: {plan.layer_map}"),
             Line("Nothing was written: this is a dry run."),
         )
