@@ -71,6 +71,7 @@ def test_a_dry_run_writes_nothing(loragraft: CommandLine, pair: Sides, tmp_path:
         (("--method", "magic"), 2, "--method 'magic'"),
         (("--subspace-rank", "0"), 2, "--subspace-rank"),
         (("--scale", "nan"), 2, "--scale"),
+        (("--power-iterations", "x"), 2, "--power-iterations"),
         (("--min-similarity", "2"), 2, "--min-similarity"),
         (("--layer-map", "none.json"), 2, "--layer-map"),
         (("--target-modules", "c_attn"), 2, "matches no module"),

@@ -7,7 +7,7 @@ import typer
 
 from loragraft.cli.console import Console, session
 from loragraft.cli.options import Adapter, Json, Quiet, Verbose
-from loragraft.cli.values import named_output, require_cpu
+from loragraft.cli.values import iterations, named_output, require_cpu
 
 if TYPE_CHECKING:
     from loragraft.report.page import Page
@@ -99,6 +99,14 @@ Controls = Annotated[
         help="Also write OUT-padded-copy, OUT-random and OUT-shuffled, which a transfer must beat.",
     ),
 ]
+PowerIterations = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Passes that sharpen the subspaces; auto goes on until their energy settles, 2 is"
+        " several times as fast on large weights, and coarser.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random sketches and the controls.")]
 Threads = Annotated[
     int | None,
@@ -139,6 +147,7 @@ def transfer_command(
     exclude: Exclude = None,
     layers: Layers = None,
     dtype: DType = "auto",
+    power_iterations: PowerIterations = "auto",
     controls: Controls = False,
     seed: Seed = 0,
     threads: Threads = None,
@@ -173,6 +182,7 @@ def transfer_command(
             scale=parse_scale(scale),
             selection=parse_selection(target_modules, exclude, layers),
             dtype=dtype,
+            power_iterations=iterations(power_iterations),
             seed=seed,
             threads=threads,
             cache=not no_cache,

@@ -42,6 +42,7 @@ class SubspaceFinder:
         cache: SubspaceCache,
         rank: SubspaceRank,
         *,
+        power_iterations: int | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -49,6 +50,7 @@ class SubspaceFinder:
         self.computed = 0
         self._reader = reader
         self._cache = cache
+        self._iterations = power_iterations
         self._seed = seed
         self._threads = threads
 
@@ -79,7 +81,7 @@ class SubspaceFinder:
         return subspace
 
     def _key(self, linear: LinearModule) -> str:
-        settings = (_VERSION, str(self.rank), self._seed, native.isa())
+        settings = (_VERSION, str(self.rank), self._iterations, self._seed, native.isa())
         digest = content_digest(self._reader, linear)
         return hashlib.sha256(repr(settings).encode() + digest).hexdigest()
 
@@ -106,7 +108,13 @@ class SubspaceFinder:
             rank = min(2 * rank, most)
 
     def _svd(self, weight: NDArray[np.float32], rank: int, norm: float) -> Subspace:
-        svd = truncated_svd(weight, rank, seed=self._seed, threads=self._threads)
+        svd = truncated_svd(
+            weight,
+            rank,
+            power_iterations=self._iterations,
+            seed=self._seed,
+            threads=self._threads,
+        )
         return Subspace(svd.U, svd.s, np.ascontiguousarray(svd.Vt.T), norm)
 
 

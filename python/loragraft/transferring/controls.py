@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from loragraft.comparison.places import place_of
+from loragraft.errors import NothingToAdaptError
 from loragraft.transferring.factors import cast
 from loragraft.transferring.methods import METHODS, PADDED_COPY
 from loragraft.transferring.pairing import Pair
@@ -44,6 +45,7 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
     """Make the controls of a transfer, for the modules that it kept.
 
     Raises:
+        NothingToAdaptError: One of them has no module.
         NonFiniteError: NaN or Inf among weights or factors.
         FormatError: A file cannot be read.
     """
@@ -52,7 +54,7 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
         for pair, one in zip(plan.pairs, made, strict=True)
         if one.factors is not None
     ]
-    return (
+    controls = (
         Control(
             PADDED_COPY,
             "the source's factors cut off or filled up with zeros to the target's shape",
@@ -69,6 +71,13 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
             tuple(_shuffled(plan, worker, kept)),
         ),
     )
+    for control in controls:
+        if not control.factors:
+            raise NothingToAdaptError(
+                f"the control {control.name} has no module ({control.what}): transfer without"
+                " --controls"
+            )
+    return controls
 
 
 def _padded(

@@ -44,6 +44,7 @@ class TransferOptions:
         scale: Factor of every update; None gives each the norm of its source.
         selection: Which modules of the target may be adapted.
         dtype: Of the factors: ``auto`` (as the source's), ``bf16``, ``fp16`` or ``fp32``.
+        power_iterations: Passes that sharpen the subspaces; None until their energy settles.
         seed: Of the sketches and the controls.
         threads: None for one per core.
         cache: Keep subspaces for the next run.
@@ -57,6 +58,7 @@ class TransferOptions:
     scale: float | None = 1.0
     selection: Selection = field(default_factory=Selection)
     dtype: str = AUTO
+    power_iterations: int | None = None
     seed: int = 0
     threads: int | None = None
     cache: bool = True

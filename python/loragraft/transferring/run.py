@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from loragraft.architecture.selection import parse_selection
 from loragraft.destination import Destination, check_destination
-from loragraft.errors import NothingToAdaptError
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.subspaces.rank import parse_subspace_rank
@@ -72,6 +71,7 @@ def transfer(
     exclude: str | None = None,
     layers: str | None = None,
     dtype: str = "auto",
+    power_iterations: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     cache: bool = True,
@@ -101,6 +101,8 @@ def transfer(
         exclude: Those to leave out, written the same way.
         layers: Blocks of the target, such as ``0-11,20``.
         dtype: Of the factors: ``auto`` is the source's.
+        power_iterations: Passes that sharpen the subspaces; None goes on until their energy
+            settles.
         seed: Of the sketches and controls. The same inputs, options and seed give the same bytes.
         threads: None for one per core.
         cache: Keep subspaces for the next run.
@@ -124,6 +126,7 @@ def transfer(
         scale=parse_scale(scale),
         selection=parse_selection(target_modules, exclude, layers),
         dtype=dtype,
+        power_iterations=power_iterations,
         seed=seed,
         threads=threads,
         cache=cache,
@@ -189,6 +192,7 @@ def run_transfer(
             reader,
             cache,
             plan.options.subspace_rank,
+            power_iterations=plan.options.power_iterations,
             seed=plan.options.seed,
             threads=plan.options.threads,
         )
@@ -242,10 +246,6 @@ def _write_control(
     report: TransferReport,
     with_report: bool,
 ) -> None:
-    if not control.factors:
-        raise NothingToAdaptError(
-            f"the control {control.name} has no module: {control.what}; transfer without --controls"
-        )
     retire(destination)
     write_tensors(destination, control.factors)
     config = config_of(plan, control.factors)

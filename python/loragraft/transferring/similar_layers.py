@@ -66,7 +66,12 @@ def layer_similarity(
     cache = SubspaceCache(cache_directory() if options.cache else None)
     with TensorReader() as reader:
         finder = SubspaceFinder(
-            reader, cache, options.subspace_rank, seed=options.seed, threads=options.threads
+            reader,
+            cache,
+            options.subspace_rank,
+            power_iterations=options.power_iterations,
+            seed=options.seed,
+            threads=options.threads,
         )
         for tail in sorted(ours.keys() & theirs.keys()):
             bases = {layer: finder.find(linear) for layer, linear in ours[tail].items()}

@@ -98,6 +98,7 @@ def inputs_of(plan: TransferPlan) -> dict[str, Any]:
         "exclude": list(selection.exclude),
         "layers": None if selection.layers is None else sorted(selection.layers),
         "dtype": options.dtype,
+        "power_iterations": options.power_iterations,
         "seed": options.seed,
     }
 

@@ -65,7 +65,7 @@ def _cells(kind: str, method: str, rows: Sequence[TransferredModule]) -> tuple[s
     kept = root_sum([(row.retained or 0.0) * row.source_norm for row in rows])
     weights = root_sum([row.weight_norm or 0.0 for row in rows])
     delta = root_sum([row.delta_norm for row in rows])
-    chances = [row.chance_retained for row in rows if row.chance_retained is not None]
+    chance = root_sum([(row.chance_retained or 0.0) * row.source_norm for row in rows])
     return (
         kind,
         method or _NONE,
@@ -73,7 +73,7 @@ def _cells(kind: str, method: str, rows: Sequence[TransferredModule]) -> tuple[s
         _mean(excesses),
         f"{min(excesses):.3f}" if excesses else _NONE,
         percent(kept / source) if source > 0.0 else _NONE,
-        percent(math.fsum(chances) / len(chances)) if chances else _NONE,
+        percent(chance / source) if source > 0.0 else _NONE,
         f"{delta / weights:.4%}" if weights > 0.0 and delta > 0.0 else _NONE,
         f"{math.fsum(row.seconds for row in rows):.2f}",
     )
