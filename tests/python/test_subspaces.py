@@ -176,3 +176,23 @@ def test_bad_ranks_are_refused(text: str) -> None:
         parse_subspace_rank(text)
     assert parse_subspace_rank(64) == SubspaceRank(64)
     assert str(parse_subspace_rank("energy=0.9")) == "energy=0.9"
+
+
+@pytest.mark.parametrize("iterations", [0, 1, None])
+def test_unsettled_subspaces_of_unrelated_weights_stay_at_chance(
+    tmp_path: Path, iterations: int | None
+) -> None:
+    # With one sketch for both the input sides overlap by dozens of standard deviations.
+    rng = np.random.default_rng(5)
+    names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(2)]
+    weights = {f"{name}.weight": rng.standard_normal((600, 200)).astype("f4") for name in names}
+    inventory = take_inventory(open_checkpoint(write_checkpoint(tmp_path / "model", weights)))
+    with TensorReader() as reader:
+        rule = SubspaceRank(40)
+        finder = SubspaceFinder(reader, SubspaceCache(None), rule, power_iterations=iterations)
+        first, second = (finder.find(linear) for linear in inventory.linears)
+    for one, other in ((first.U, second.U), (first.V, second.V)):
+        overlap = overlap_of(one, other)
+        assert overlap.z is not None
+        assert abs(overlap.z) < 5
+        assert not overlap.is_clear

@@ -10,6 +10,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lora_files as files
+from loragraft.architecture import take_inventory
+from loragraft.checkpoint import open_checkpoint
+from loragraft.subspaces.cache import SubspaceCache
+from loragraft.subspaces.finder import SubspaceFinder
+from loragraft.subspaces.rank import SubspaceRank
+from loragraft.tensor_reader import TensorReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,6 +116,15 @@ def moved(checkpoint: Path, out: Path, *, change: float, seed: int = 9) -> Path:
     (out / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     files.save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     return out
+
+
+def subspaces(checkpoint: Path, rank: int) -> dict[str, tuple[Array, Array]]:
+    """(U, V) of every linear layer as transfer finds them, widened to float64."""
+    inventory = take_inventory(open_checkpoint(checkpoint))
+    with TensorReader() as reader:
+        finder = SubspaceFinder(reader, SubspaceCache(None), SubspaceRank(rank))
+        found = {linear.name: finder.find(linear) for linear in inventory.linears}
+    return {name: (s.U.astype(np.float64), s.V.astype(np.float64)) for name, s in found.items()}
 
 
 def rows(result: Transfer) -> dict[str, TransferredModule]:

@@ -61,12 +61,11 @@ class SubspaceFinder:
             NonFiniteError: NaN or Inf in the weight.
             FormatError: A file cannot be read.
         """
-        key = ""
-        if self._cache.directory is not None:
-            key = self._key(linear)
-            found = self._cache.load(key)
-            if found is not None:
-                return found
+        digest = content_digest(self._reader, linear)
+        key = self._key(digest)
+        found = self._cache.load(key)
+        if found is not None:
+            return found
         weight = dense(self._reader, linear)
         norm = float(np.sqrt(_square_sum(weight)))
         if not np.isfinite(norm):
@@ -75,17 +74,24 @@ class SubspaceFinder:
                 f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
                 " weights; fetch the checkpoint again"
             )
-        subspace = self._computed(weight, norm)
+        subspace = self._computed(weight, norm, self._sketch_seed(digest))
         self.computed += 1
         self._cache.store(key, subspace)
         return subspace
 
-    def _key(self, linear: LinearModule) -> str:
+    def _sketch_seed(self, digest: bytes) -> int:
+        """Return the seed of a weight's own sketch.
+
+        Two subspaces that have not settled lean towards the sketch they started from. Were it the
+        same for both, unrelated weights would seem alike.
+        """
+        return (self._seed + int.from_bytes(digest[:8], "little")) % 2**64
+
+    def _key(self, digest: bytes) -> str:
         settings = (_VERSION, str(self.rank), self._iterations, self._seed, native.isa())
-        digest = content_digest(self._reader, linear)
         return hashlib.sha256(repr(settings).encode() + digest).hexdigest()
 
-    def _computed(self, weight: NDArray[np.float32], norm: float) -> Subspace:
+    def _computed(self, weight: NDArray[np.float32], norm: float, seed: int) -> Subspace:
         most = min(weight.shape)
         if norm == 0.0:
             # Any subspace is as good as any other.
@@ -96,10 +102,10 @@ class SubspaceFinder:
                 norm,
             )
         if self.rank.most:
-            return self._svd(weight, min(self.rank.most, most), norm)
+            return self._svd(weight, min(self.rank.most, most), norm, seed)
         rank = min(_FIRST, most)
         while True:
-            found = self._svd(weight, rank, norm)
+            found = self._svd(weight, rank, norm, seed)
             held = np.cumsum(np.square(found.s, dtype=np.float64)) / norm**2
             # The sum of all is one but for rounding.
             enough = np.flatnonzero(held >= self.rank.energy * (1.0 - 1e-6))
@@ -107,12 +113,12 @@ class SubspaceFinder:
                 return found.leading(int(enough[0]) + 1 if enough.size else most)
             rank = min(2 * rank, most)
 
-    def _svd(self, weight: NDArray[np.float32], rank: int, norm: float) -> Subspace:
+    def _svd(self, weight: NDArray[np.float32], rank: int, norm: float, seed: int) -> Subspace:
         svd = truncated_svd(
             weight,
             rank,
             power_iterations=self._iterations,
-            seed=self._seed,
+            seed=seed,
             threads=self._threads,
         )
         return Subspace(svd.U, svd.s, np.ascontiguousarray(svd.Vt.T), norm)
