@@ -188,14 +188,7 @@ def run_transfer(
             name: stack.enter_context(Destination(directory, force))
             for name, directory in outputs.items()
         }
-        finder = SubspaceFinder(
-            reader,
-            cache,
-            plan.options.subspace_rank,
-            power_iterations=plan.options.power_iterations,
-            seed=plan.options.seed,
-            threads=plan.options.threads,
-        )
+        finder = _finder(plan, reader, cache)
         worker = Worker(reader, finder, plan.options)
         made = _transferred(plan, worker, progress)
         written = [one.factors for one in made if one.factors is not None]
@@ -221,6 +214,18 @@ def run_transfer(
     cache.trim()
     others = {name: directory for name, directory in outputs.items() if name}
     return Transfer(report=report, output=output, config=config, controls=others)
+
+
+def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:
+    options = plan.options
+    return SubspaceFinder(
+        reader,
+        cache,
+        options.subspace_rank,
+        power_iterations=options.power_iterations,
+        seed=options.seed,
+        threads=options.threads,
+    )
 
 
 def _transferred(plan: TransferPlan, worker: Worker, progress: Progress | None) -> tuple[Made, ...]:

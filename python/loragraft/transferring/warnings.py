@@ -55,6 +55,12 @@ def warnings_of(
             "--scale match-norm gives every update the norm of its source, whatever it consists of:"
             " what chance has kept is blown up alike"
         )
+    yield from _cut(kept)
+    if cache_failure:
+        yield f"subspaces could not be kept for the next run: {cache_failure}"
+
+
+def _cut(kept: Sequence[TransferredModule]) -> Iterator[str]:
     lossy = [row for row in kept if row.rank_loss > 0.01]
     if lossy:
         worst = max(lossy, key=lambda row: row.rank_loss)
@@ -62,8 +68,6 @@ def warnings_of(
             f"{counted(len(lossy), 'module')} lose more than 1% of the squared norm to the rank,"
             f" {worst.name} {percent(worst.rank_loss)}"
         )
-    if cache_failure:
-        yield f"subspaces could not be kept for the next run: {cache_failure}"
 
 
 def _left_behind(plan: TransferPlan) -> Iterator[str]:
