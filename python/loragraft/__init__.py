@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loragraft import errors, linalg
+    from loragraft.comparison import Comparison, compare
     from loragraft.extraction import Extraction, extract
     from loragraft.inspection import inspect
     from loragraft.merging import merge
+    from loragraft.transferring import Transfer, transfer
     from loragraft.verification import verify
 
 __all__ = [
+    "Comparison",
     "Extraction",
+    "Transfer",
     "__version__",
+    "compare",
     "errors",
     "extract",
     "inspect",
     "linalg",
     "merge",
+    "transfer",
     "verify",
 ]
 
@@ -31,9 +37,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Extraction": "loragraft.extraction",
+    "Comparison": "loragraft.comparison",
+    "Transfer": "loragraft.transferring",
+    "compare": "loragraft.comparison",
     "extract": "loragraft.extraction",
     "inspect": "loragraft.inspection",
     "merge": "loragraft.merging",
+    "transfer": "loragraft.transferring",
     "verify": "loragraft.verification",
 }
 _MODULES = ("errors", "linalg")

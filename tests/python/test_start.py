@@ -124,6 +124,11 @@ def test_other_commands_load_what_they_need(pair: tuple[Path, Path, Path], tmp_p
     assert heavy(loaded("inspect", adapter), but=WITH_NUMPY) == set()
     assert heavy(loaded("verify", base, tuned, adapter), but=WITH_NUMPY) == set()
     assert heavy(loaded("merge", base, adapter, "-o", tmp_path / "out"), but=WITH_NUMPY) == set()
+    some = ("--subspace-rank", "4", "--no-cache")
+    between = (adapter, "--source", base, "--target", tuned, "-o", tmp_path / "moved")
+    needed = (*WITH_NUMPY, *NATIVE)
+    assert heavy(loaded("transfer", *between, *some), but=needed) == set()
+    assert heavy(loaded("compare", base, tuned, *some), but=needed) == set()
     assert heavy(loaded("doctor"), but=(*NATIVE, *VERSIONS, "random", "tempfile")) == set()
 
 

@@ -14,7 +14,16 @@ from loragraft.cli.console import BROKEN_PIPE
 from loragraft.cli.failure import Failure, abandon_stdout
 
 #: Each is the function NAME_command of the module of its name.
-_COMMANDS: Final = ("extract", "verify", "inspect", "merge", "demo", "doctor")
+_COMMANDS: Final = (
+    "extract",
+    "transfer",
+    "compare",
+    "verify",
+    "inspect",
+    "merge",
+    "demo",
+    "doctor",
+)
 _USAGE: Final = 2
 #: What typer returns for a Ctrl-C outside of any command.
 _INTERRUPTED: Final = 130

@@ -36,16 +36,16 @@ def model_card(report: Report, config: Mapping[str, Any]) -> str:
     inputs = report.inputs
     base = public_name(config.get("base_model_name_or_path") or inputs.get("base") or "unknown")
     sections = [
-        _front_matter(base),
-        f"# LoRA adapter for {_text(base)}",
+        front_matter(base),
+        f"# LoRA adapter for {plain_text(base)}",
         _how(report),
-        _text(_public(report.summary.verdict)),
+        plain_text(public_sentence(report.summary.verdict)),
         "## How close it is",
         *_figures(report),
         "## How it was made",
-        "\n".join(_recipe(report)),
+        "\n".join(recipe(report.command, report.inputs)),
         "## How to use it",
-        _snippet(base, config),
+        usage(base, config),
         _restoring(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -81,14 +81,14 @@ def public_name(reference: object) -> str:
     return (text.replace("\\", "/").rstrip("/").rpartition("/")[2] or "model") if local else text
 
 
-def _public(sentence: str) -> str:
+def public_sentence(sentence: str) -> str:
     """Shorten the absolute paths in a sentence."""
     return " ".join(
         public_name(word) if word.startswith(("/", "~/")) else word for word in sentence.split(" ")
     )
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return a text as one line that cannot open a tag, a table cell or a code span."""
     line = " ".join(text.split())
     return line.replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
@@ -98,7 +98,8 @@ def _code(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("|", "\\|")
 
 
-def _front_matter(base: str) -> str:
+def front_matter(base: str) -> str:
+    """Return the YAML in front of a card."""
     # JSON strings are YAML strings, whatever they contain.
     return "\n".join(
         [
@@ -128,19 +129,21 @@ def _figures(report: Report) -> Iterator[str]:
         " ‖ΔW − scaling·B·A‖ / ‖ΔW‖. The *optimum* is the least error that the rank allows."
     )
     counts = ", ".join(
-        f"{count} {_text(outcome).replace('_', ' ')}"
+        f"{count} {plain_text(outcome).replace('_', ' ')}"
         for outcome, count in report.summary.counts.items()
         if count
     )
     yield f"Tensors of the checkpoint: {counts}. `report.json` lists every one of them."
     if report.summary.warnings:
-        yield "\n".join(f"- {_text(_public(warning))}" for warning in report.summary.warnings)
+        yield "\n".join(
+            f"- {plain_text(public_sentence(warning))}" for warning in report.summary.warnings
+        )
 
 
 def _row(figures: KindFigures) -> str:
     ratio = "–" if figures.over_optimum is None else f"{figures.over_optimum:.4f}"
     cells = [
-        _text(figures.kind),
+        plain_text(figures.kind),
         str(figures.modules),
         span(*figures.ranks),
         percent(figures.energy),
@@ -151,13 +154,14 @@ def _row(figures: KindFigures) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _recipe(report: Report) -> Iterator[str]:
+def recipe(command: str, inputs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of the command and its options."""
     yield "| | |"
     yield "|---|---|"
     yield f"| loragraft | {__version__} |"
-    yield f"| command | `{_code(report.command)}` |"
-    for key, value in _options(report.inputs):
-        yield f"| {_text(key)} | `{_code(value)}` |"
+    yield f"| command | `{_code(command)}` |"
+    for key, value in _options(inputs):
+        yield f"| {plain_text(key)} | `{_code(value)}` |"
 
 
 def _options(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -173,7 +177,8 @@ def _options(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield str(key), public_name(value)
 
 
-def _snippet(base: str, config: Mapping[str, Any]) -> str:
+def usage(base: str, config: Mapping[str, Any]) -> str:
+    """Return how to load an adapter, as a code block."""
     causal = config.get("task_type") in {"CAUSAL_LM", None}
     loader = "AutoModelForCausalLM" if causal else "AutoModel"
     name = json.dumps(base).replace("`", "'")

@@ -1,0 +1,186 @@
+"""Two models side by side: how far their weights moved, and how alike their subspaces are."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from loragraft.architecture.modules import take_inventory
+from loragraft.architecture.roles import Role
+from loragraft.atomic_file import write_text_atomic
+from loragraft.checkpoint import open_checkpoint
+from loragraft.comparison.kinship import kinship_of
+from loragraft.comparison.layers import identity, proportional
+from loragraft.comparison.places import Place, depth_of, main_stack, place_of
+from loragraft.comparison.report import ComparedModule, ComparisonReport
+from loragraft.comparison.summary import summarise
+from loragraft.destination import Destination, check_destination
+from loragraft.errors import MismatchError
+from loragraft.subspaces.cache import SubspaceCache, cache_directory
+from loragraft.subspaces.finder import SubspaceFinder
+from loragraft.subspaces.rank import parse_subspace_rank
+from loragraft.tensor_reader import TensorReader
+from loragraft.wording import shown
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from loragraft.architecture import Inventory, LinearModule
+    from loragraft.checkpoint import Checkpoint
+
+    #: Told what was done last, bytes done and bytes in all.
+    Progress = Callable[[str, int, int], None]
+
+REPORT_FILE: Final = "report.json"
+_NO_SUBSPACE: Final = frozenset({Role.EXPERTS, Role.EMBEDDING, Role.HEAD, Role.ROUTER})
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        report: What was found, per module.
+        output: The directory of the report, None where none was written.
+    """
+
+    report: ComparisonReport
+    output: Path | None = None
+
+
+class _Matched(NamedTuple):
+    first: LinearModule
+    second: LinearModule
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    subspace_rank: int | str = 128,
+    seed: int = 0,
+    threads: int | None = None,
+    cache: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models module by module: weight change, and subspace overlap above chance.
+
+    Modules are paired by their path within the block, blocks by number, or at the same relative
+    depth where one model is deeper. Experts, routers, embeddings and heads are left out.
+
+    Args:
+        a: A checkpoint: a directory, one .safetensors file, or a Hub id.
+        b: Another.
+        output: Directory for ``report.json``; None writes nothing.
+        subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
+        seed: Of the sketches.
+        threads: None for one per core.
+        cache: Keep subspaces for the next run.
+        force: Write into a directory that holds something.
+        progress: Called with (what, bytes done, bytes in all) after every module.
+
+    Raises:
+        FormatError: A file cannot be read or written, or is malformed.
+        MismatchError: The two have no module in common.
+        NonFiniteError: NaN or Inf among the weights.
+        UsageError: An option that cannot be used, or an ``output`` that holds something.
+    """
+    started = time.perf_counter()
+    rank = parse_subspace_rank(subspace_rank)
+    first, second = open_checkpoint(a), open_checkpoint(b)
+    where = None if output is None else Path(output)
+    if where is not None:
+        check_destination(where, [first.directory, second.directory], force=force)
+    ours, theirs = take_inventory(first), take_inventory(second)
+    matched, unpaired = _matched(ours, theirs)
+    if not matched:
+        raise _nothing_in_common(first, second)
+    store = SubspaceCache(cache_directory() if cache else None)
+    with TensorReader() as reader:
+        finder = SubspaceFinder(reader, store, rank, seed=seed, threads=threads)
+        rows = _rows(finder, reader, matched, progress)
+    store.trim()
+    inputs = {"a": first.reference, "b": second.reference, "subspace_rank": str(rank), "seed": seed}
+    summary = summarise(rows, unpaired, store.failure, time.perf_counter() - started)
+    report = ComparisonReport(inputs, summary, rows)
+    if where is not None:
+        with Destination(where, force) as destination:
+            text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+            write_text_atomic(destination.file(REPORT_FILE), text + "\n")
+    return Comparison(report, where)
+
+
+def _rows(
+    finder: SubspaceFinder,
+    reader: TensorReader,
+    matched: list[_Matched],
+    progress: Progress | None,
+) -> tuple[ComparedModule, ...]:
+    total = sum(4 * math.prod(one.shape) for pair in matched for one in pair)
+    done, rows = 0, []
+    for first, second in matched:
+        rows.append(_row(finder, reader, first, second))
+        done += 4 * (math.prod(first.shape) + math.prod(second.shape))
+        if progress is not None:
+            progress(first.name, done, total)
+    return tuple(rows)
+
+
+def _row(
+    finder: SubspaceFinder, reader: TensorReader, first: LinearModule, second: LinearModule
+) -> ComparedModule:
+    kinship = kinship_of(finder, reader, first, second)
+    return ComparedModule(
+        name=first.name,
+        other=second.name,
+        kind=first.kind,
+        layer=first.layer,
+        shape=first.shape,
+        other_shape=second.shape,
+        subspace_rank=kinship.first.rank,
+        left=kinship.left,
+        right=kinship.right,
+        excess=kinship.excess,
+        weight_change=kinship.likeness.change,
+        weight_cosine=kinship.likeness.cosine,
+        weight_norm=kinship.first.norm,
+        other_norm=kinship.second.norm,
+    )
+
+
+def _matched(ours: Inventory, theirs: Inventory) -> tuple[list[_Matched], int]:
+    """Return the pairs in A's order, and how many modules of A have no counterpart."""
+    own = [linear for linear in ours.linears if _is_compared(linear)]
+    others = [linear for linear in theirs.linears if _is_compared(linear)]
+    stack = main_stack(own)
+    other_stack = main_stack(others, stack)
+    depths = depth_of(own, stack), depth_of(others, other_stack)
+    rule = identity if depths[0] == depths[1] else proportional
+    layers = rule(depths[1], depths[0])
+    by_place = {place_of(linear): linear for linear in others}
+    found = []
+    for linear in own:
+        place = place_of(linear)
+        if place.stack == stack and place.layer >= 0:
+            place = Place(other_stack, layers[place.layer], place.tail)
+        if place in by_place:
+            found.append(_Matched(linear, by_place[place]))
+    return found, len(own) - len(found)
+
+
+def _is_compared(linear: LinearModule) -> bool:
+    return not linear.experts and linear.role not in _NO_SUBSPACE
+
+
+def _nothing_in_common(first: Checkpoint, second: Checkpoint) -> MismatchError:
+    return MismatchError(
+        f"{shown(first.reference)} and {shown(second.reference)} have no linear layer of one name"
+        " in common; give two models whose blocks have the same kinds of layers"
+    )

@@ -1,0 +1,1 @@
+"""The leading singular subspaces of weights, and how much of their overlap is chance."""

@@ -1,0 +1,141 @@
+"""Adapters that a transfer must beat before anybody should believe in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from loragraft.comparison.places import place_of
+from loragraft.errors import NothingToAdaptError
+from loragraft.transferring.factors import cast
+from loragraft.transferring.methods import METHODS, PADDED_COPY
+from loragraft.transferring.pairing import Pair
+from loragraft.transferring.update import Update, balanced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from loragraft.transferring.factors import WrittenFactors
+    from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.work import Made, Worker
+
+RANDOM: Final = "random"
+SHUFFLED: Final = "shuffled"
+CONTROLS: Final = (PADDED_COPY, RANDOM, SHUFFLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control.
+
+    Attributes:
+        name: Also the end of its directory's name.
+        what: What it is, in words.
+        factors: Its modules.
+    """
+
+    name: str
+    what: str
+    factors: tuple[WrittenFactors, ...]
+
+
+def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> tuple[Control, ...]:
+    """Make the controls of a transfer, for the modules that it kept.
+
+    Raises:
+        NothingToAdaptError: One of them has no module.
+        NonFiniteError: NaN or Inf among weights or factors.
+        FormatError: A file cannot be read.
+    """
+    kept = [
+        (pair, one, one.factors)
+        for pair, one in zip(plan.pairs, made, strict=True)
+        if one.factors is not None
+    ]
+    controls = (
+        Control(
+            PADDED_COPY,
+            "the source's factors cut off or filled up with zeros to the target's shape",
+            tuple(_padded(worker, kept)),
+        ),
+        Control(
+            RANDOM,
+            "random factors with the rank and the norm of every transferred module",
+            tuple(_random(plan, kept)),
+        ),
+        Control(
+            SHUFFLED,
+            "the same transfer with the source's layers in random order",
+            tuple(_shuffled(plan, worker, kept)),
+        ),
+    )
+    for control in controls:
+        if not control.factors:
+            raise NothingToAdaptError(
+                f"the control {control.name} has no module ({control.what}): transfer without"
+                " --controls"
+            )
+    return controls
+
+
+def _padded(
+    worker: Worker, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
+) -> Iterator[WrittenFactors]:
+    method = METHODS[PADDED_COPY]
+    for pair, one, _ in kept:
+        bases = worker.evidence(pair, one.row.share).bases
+        control = worker.make(pair, method, bases, one.row, "").factors
+        if control is not None:
+            yield control
+
+
+def _random(
+    plan: TransferPlan, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
+) -> Iterator[WrittenFactors]:
+    generator = np.random.default_rng(plan.options.seed)
+    for pair, one, factors in kept:
+        out, into = pair.target.shape
+        drawn = Update(
+            generator.standard_normal((out, factors.rank)),
+            generator.standard_normal((factors.rank, into)),
+        )
+        update = balanced(drawn, factors.rank).update
+        yield cast(
+            pair.target,
+            update.times(one.row.delta_norm / update.norm),
+            factors.alpha / factors.rank,
+            factors.dtype,
+        )
+
+
+def _shuffled(
+    plan: TransferPlan, worker: Worker, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
+) -> Iterator[WrittenFactors]:
+    """Transfer with sources of other layers, wherever the adapter has such a module."""
+    placements = {place_of(p.linear): p for p in plan.source.placements.values()}
+    layers = sorted({place.layer for place in placements if place.layer >= 0})
+    order = _derangement(len(layers), plan.options.seed)
+    other = {layer: layers[order[position]] for position, layer in enumerate(layers)}
+    for pair, one, _ in kept:
+        place = place_of(pair.source.linear)
+        source = placements.get(place._replace(layer=other.get(place.layer, -1)))
+        if source is None:
+            continue
+        swapped = Pair(pair.target, source, pair.divided)
+        bases = worker.evidence(swapped, one.row.share).bases
+        control = worker.make(swapped, METHODS[one.row.method], bases, one.row, "").factors
+        if control is not None:
+            yield control
+
+
+def _derangement(count: int, seed: int) -> list[int]:
+    """Return a random order in which nothing stays in its place, where there are two or more."""
+    generator = np.random.default_rng(seed)
+    # Sattolo's algorithm: a single cycle.
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        place = int(generator.integers(last))
+        order[last], order[place] = order[place], order[last]
+    return order

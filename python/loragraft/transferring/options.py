@@ -1,0 +1,121 @@
+"""What a transfer is asked to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+from loragraft.architecture.selection import Selection
+from loragraft.errors import UsageError
+from loragraft.subspaces.rank import SubspaceRank
+from loragraft.transferring.methods import AUTO, require_method
+from loragraft.wording import quoted
+
+MATCH_NORM: Final = "match-norm"
+DTYPES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+DEFAULT_RANK: Final = SubspaceRank(128)
+_MOST_SEED: Final = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class MinSimilarity:
+    """The filter on similarity, which looks at the excess over chance alone.
+
+    Attributes:
+        excess: Least excess κ of a module that is kept; None for what is clearly above chance.
+    """
+
+    excess: float | None = None
+
+    def __str__(self) -> str:
+        return AUTO if self.excess is None else f"{self.excess:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """Options of a transfer, checked.
+
+    Attributes:
+        method: One of `methods.CHOICES`.
+        subspace_rank: Dimension of the singular subspaces.
+        layer_map: ``auto``, ``identity``, ``proportional``, ``similarity``, or a file.
+        min_similarity: The filter, None for none.
+        scale: Factor of every update; None gives each the norm of its source.
+        selection: Which modules of the target may be adapted.
+        dtype: Of the factors: ``auto`` (as the source's), ``bf16``, ``fp16`` or ``fp32``.
+        power_iterations: Passes that sharpen the subspaces; None until their energy settles.
+        seed: Of the sketches and the controls.
+        threads: None for one per core.
+        cache: Keep subspaces for the next run.
+        controls: Write the controls too.
+    """
+
+    method: str = AUTO
+    subspace_rank: SubspaceRank = DEFAULT_RANK
+    layer_map: str = AUTO
+    min_similarity: MinSimilarity | None = None
+    scale: float | None = 1.0
+    selection: Selection = field(default_factory=Selection)
+    dtype: str = AUTO
+    power_iterations: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    cache: bool = True
+    controls: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            UsageError: One of them does.
+        """
+        require_method(self.method)
+        if self.dtype != AUTO and self.dtype not in DTYPES:
+            known = ", ".join((AUTO, *DTYPES))
+            raise UsageError(f"--dtype {quoted(self.dtype)}: expected one of {known}")
+        if not 0 <= self.seed < _MOST_SEED:
+            raise UsageError(f"--seed {self.seed}: expected 0 to 2**64 - 1")
+
+
+def parse_scale(text: str | float) -> float | None:
+    """Read ``--scale``: a factor, or ``match-norm``, for which None stands.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == MATCH_NORM:
+        return None
+    value = _number(text)
+    if value is None or value == 0.0:
+        raise UsageError(
+            f"--scale {quoted(text)}: expected a finite number other than 0, or {MATCH_NORM}"
+        )
+    return value
+
+
+def parse_min_similarity(text: str | float | None) -> MinSimilarity | None:
+    """Read ``--min-similarity``: an excess over chance, or ``auto``.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None:
+        return None
+    if text == AUTO:
+        return MinSimilarity()
+    value = _number(text)
+    if value is None or not -1.0 <= value <= 1.0:
+        raise UsageError(
+            f"--min-similarity {quoted(text)}: expected {AUTO}, or the least excess over chance, a"
+            " number up to 1, which is that of equal subspaces"
+        )
+    return MinSimilarity(value)
+
+
+def _number(text: str | float) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None

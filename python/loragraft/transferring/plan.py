@@ -1,0 +1,229 @@
+"""What a transfer will do, as far as headers and the adapter tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from loragraft.architecture.modules import take_inventory
+from loragraft.architecture.selection import ALL_LINEAR, Selection, select
+from loragraft.checkpoint import open_checkpoint
+from loragraft.comparison.places import depth_of, main_stack
+from loragraft.errors import MismatchError, NothingToAdaptError
+from loragraft.tensor_reader import TensorReader
+from loragraft.transferring import layers as maps
+from loragraft.transferring.pairing import pair_modules
+from loragraft.transferring.report import FilterReport
+from loragraft.transferring.similar_layers import layer_similarity, same_widths
+from loragraft.transferring.source_adapter import open_source, read_update
+from loragraft.transferring.verdict import total_share
+from loragraft.wording import counted, percent, shown
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from loragraft.architecture import Inventory
+    from loragraft.checkpoint import Checkpoint
+    from loragraft.transferring.options import TransferOptions
+    from loragraft.transferring.pairing import Pair, Pairing
+    from loragraft.transferring.source_adapter import SourceAdapter
+
+LAYER_MAP: Final = "--layer-map"
+_NO_PLACE: Final = "no counterpart"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A pair that a filter removed.
+
+    Attributes:
+        pair: The pair.
+        why: Why.
+    """
+
+    pair: Pair
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPlan:
+    """Everything that is decided before weights are read.
+
+    Attributes:
+        source: The adapter on its model.
+        target: The model that is to have it.
+        inventory: What the target consists of.
+        options: What was asked for.
+        layer_map: The rule that paired the layers, in words.
+        layers: Layer of the target -> layer of the source.
+        norms: ‖ΔW‖ of every module of the adapter.
+        pairs: What is to be transferred.
+        left_out: Pairs that a filter removed.
+        filters: What each filter removed.
+    """
+
+    source: SourceAdapter
+    target: Checkpoint
+    inventory: Inventory
+    options: TransferOptions
+    layer_map: str
+    layers: Mapping[int, int]
+    norms: Mapping[str, float]
+    pairs: tuple[Pair, ...]
+    left_out: tuple[LeftOut, ...]
+    filters: tuple[FilterReport, ...]
+
+    @property
+    def total(self) -> float:
+        """Squared norm of the whole adapter."""
+        return math.fsum(norm * norm for norm in self.norms.values())
+
+    def share(self, pair: Pair) -> float:
+        """Return the share of the adapter's squared norm that goes to a pair."""
+        total = self.total
+        norm = self.norms[pair.source.linear.name]
+        return norm * norm / pair.divided / total if total > 0.0 else 0.0
+
+
+def make_plan(
+    adapter: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: TransferOptions,
+) -> TransferPlan:
+    """Read the headers of all files and the adapter, and decide what goes where.
+
+    Raises:
+        LoragraftError: As `transfer`.
+    """
+    origin = open_source(adapter, open_checkpoint(source))
+    goal = open_checkpoint(target)
+    inventory = take_inventory(goal)
+    chosen, why_not = select(inventory, options.selection)
+    norms = _norms(origin)
+    stacks = _stacks(origin, inventory)
+    rule, layers = _layer_map(origin, inventory, stacks, options)
+    pairing = pair_modules(origin.placements, inventory.linears, stacks, layers)
+    if not pairing.pairs:
+        raise MismatchError(
+            f"{shown(goal.reference)} has no module for any of the"
+            f" {len(origin.placements)} of {shown(origin.adapter.directory)}, such as"
+            f" {next(iter(pairing.unused))}; choose a target with the same kinds of layers"
+        )
+    names = {linear.name for linear in chosen}
+    left_out = tuple(
+        LeftOut(pair, why_not.get(pair.target.tensor, "not chosen"))
+        for pair in pairing.pairs
+        if pair.target.name not in names
+    )
+    pairs = tuple(pair for pair in pairing.pairs if pair.target.name in names)
+    plan = TransferPlan(origin, goal, inventory, options, rule, layers, norms, pairs, left_out, ())
+    filters = (*_unused(plan, pairing), *_selected(plan, left_out))
+    if not pairs:
+        raise _nothing(plan, filters)
+    return TransferPlan(
+        origin, goal, inventory, options, rule, layers, norms, pairs, left_out, filters
+    )
+
+
+def _norms(origin: SourceAdapter) -> dict[str, float]:
+    with TensorReader() as reader:
+        norms = {
+            name: read_update(reader, placement).norm
+            for name, placement in origin.placements.items()
+        }
+    if not any(norms.values()):
+        raise NothingToAdaptError(
+            f"{shown(origin.adapter.directory)}: all of its updates are zero; there is nothing to"
+            " transfer: choose an adapter that has been trained"
+        )
+    return norms
+
+
+def _stacks(origin: SourceAdapter, inventory: Inventory) -> tuple[str, str]:
+    """Return the stacks of blocks that are paired: where the adapter is, and the target's."""
+    own = main_stack(placement.linear for placement in origin.placements.values())
+    return own, main_stack(inventory.linears, own)
+
+
+def _layer_map(
+    origin: SourceAdapter,
+    inventory: Inventory,
+    stacks: tuple[str, str],
+    options: TransferOptions,
+) -> tuple[str, dict[int, int]]:
+    """Return the rule that applies, and what it gives."""
+    depths = (
+        depth_of(origin.inventory.linears, stacks[0]),
+        depth_of(inventory.linears, stacks[1]),
+    )
+    rule = options.layer_map
+    if rule == "auto":
+        rule = maps.IDENTITY
+        if depths[0] != depths[1]:
+            alike = same_widths(origin, inventory, stacks)
+            rule = maps.SIMILARITY if alike else maps.PROPORTIONAL
+    if rule == maps.IDENTITY:
+        return rule, maps.identity(*depths)
+    if rule == maps.PROPORTIONAL:
+        return rule, maps.proportional(*depths)
+    if rule == maps.SIMILARITY:
+        return rule, maps.order_preserving(
+            layer_similarity(origin, inventory, stacks, depths, options)
+        )
+    return f"file {rule}", maps.read_layer_map(rule, *depths)
+
+
+def _unused(plan: TransferPlan, pairing: Pairing) -> list[FilterReport]:
+    """Tell of the adapter's modules that nothing in the target takes."""
+    groups: dict[str, list[str]] = {}
+    for name, why in pairing.unused.items():
+        option = LAYER_MAP if LAYER_MAP in why else _NO_PLACE
+        groups.setdefault(option, []).append(name)
+    total = plan.total
+    return [
+        FilterReport(
+            f"{option} {plan.layer_map}" if option == LAYER_MAP else option,
+            len(names),
+            total_share(plan.norms[name] ** 2 / total for name in names),
+            pairing.unused[names[0]],
+        )
+        for option, names in groups.items()
+    ]
+
+
+def _selected(plan: TransferPlan, left_out: tuple[LeftOut, ...]) -> list[FilterReport]:
+    """Tell of the pairs that each of the selection's options removed."""
+    groups: dict[str, list[LeftOut]] = {}
+    for one in left_out:
+        groups.setdefault(one.why, []).append(one)
+    return [
+        FilterReport(
+            _option(why, plan.options.selection),
+            len(found),
+            total_share(plan.share(one.pair) for one in found),
+            why,
+        )
+        for why, found in groups.items()
+    ]
+
+
+def _option(why: str, selection: Selection) -> str:
+    if why == "excluded":
+        return f"--exclude {','.join(selection.exclude)}"
+    if why == "outside the chosen layers":
+        return "--layers"
+    return f"--target-modules {','.join(selection.target_modules or (ALL_LINEAR,))}"
+
+
+def _nothing(plan: TransferPlan, filters: tuple[FilterReport, ...]) -> NothingToAdaptError:
+    """Say which filter removed most, and where the adapter lives."""
+    worst = max(filters, key=lambda one: one.share)
+    kinds = sorted({placement.linear.kind for placement in plan.source.placements.values()})
+    return NothingToAdaptError(
+        f"nothing is left to transfer: {worst.option} removes"
+        f" {counted(worst.modules, 'module')} with {percent(worst.share)} of the adapter's squared"
+        f" norm ({worst.why}); the adapter lives in {', '.join(kinds)}: change that option"
+    )

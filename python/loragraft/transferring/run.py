@@ -1,0 +1,258 @@
+"""An adapter of one model in, an adapter for another out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loragraft.architecture.selection import parse_selection
+from loragraft.destination import Destination, check_destination
+from loragraft.subspaces.cache import SubspaceCache, cache_directory
+from loragraft.subspaces.finder import SubspaceFinder
+from loragraft.subspaces.rank import parse_subspace_rank
+from loragraft.tensor_reader import TensorReader
+from loragraft.transferring.card import control_card, transfer_card
+from loragraft.transferring.controls import CONTROLS, make_controls
+from loragraft.transferring.options import (
+    TransferOptions,
+    parse_min_similarity,
+    parse_scale,
+)
+from loragraft.transferring.output import config_of, retire, write_documents, write_tensors
+from loragraft.transferring.plan import make_plan
+from loragraft.transferring.summary import control_report, make_report, nothing_kept
+from loragraft.transferring.work import Worker
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from loragraft.transferring.controls import Control
+    from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.report import TransferReport
+    from loragraft.transferring.work import Made
+
+    #: Told what was done last, bytes done and bytes in all.
+    Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A finished transfer.
+
+    Attributes:
+        report: What was found, per module.
+        output: The adapter's directory.
+        config: The adapter's ``adapter_config.json``.
+        controls: Directories of the controls by name, where they were asked for.
+    """
+
+    report: TransferReport
+    output: Path
+    config: Mapping[str, object]
+    controls: Mapping[str, Path] = field(default_factory=dict)
+
+
+def transfer(
+    adapter: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    method: str = "auto",
+    subspace_rank: int | str = 128,
+    layer_map: str = "auto",
+    min_similarity: float | str | None = None,
+    scale: float | str = 1.0,
+    target_modules: str = "all-linear",
+    exclude: str | None = None,
+    layers: str | None = None,
+    dtype: str = "auto",
+    power_iterations: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    cache: bool = True,
+    controls: bool = False,
+    force: bool = False,
+    report: bool = True,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Make an adapter for one model out of an adapter of another, from weights alone.
+
+    For every module of the target that has a counterpart in the adapter ΔW_t = Σ P ΔW_s Qᵀ, with
+    the maps P and Q of the method; nothing larger than the factors is formed (docs/transfer.md).
+
+    Args:
+        adapter: Directory of a PEFT LoRA adapter.
+        source: The checkpoint that it was made for: a directory, one .safetensors file, a Hub id.
+        target: The checkpoint that it is wanted for.
+        output: Directory for the result.
+        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, or ``auto``, which copies where
+            the shapes are equal and the similarity clearly above chance.
+        subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
+        layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
+            {"target layer": source layer}, or ``auto``.
+        min_similarity: Least excess of the similarity over chance, or ``auto``; None for no filter.
+        scale: Factor of every update, or ``match-norm``.
+        target_modules: Which modules of the target: as for `extract`.
+        exclude: Those to leave out, written the same way.
+        layers: Blocks of the target, such as ``0-11,20``.
+        dtype: Of the factors: ``auto`` is the source's.
+        power_iterations: Passes that sharpen the subspaces; None goes on until their energy
+            settles.
+        seed: Of the sketches and controls. The same inputs, options and seed give the same bytes.
+        threads: None for one per core.
+        cache: Keep subspaces for the next run.
+        controls: Also write ``output-padded-copy``, ``output-random`` and ``output-shuffled``.
+        force: Replace an adapter in ``output``.
+        report: Write ``report.json`` too.
+        progress: Called with (what, bytes done, bytes in all) after every module.
+
+    Raises:
+        FormatError: A file cannot be read or written, or is malformed.
+        MismatchError: The adapter is none of ``source``, more than plain LoRA, or finds no module.
+        NothingToAdaptError: The filters leave nothing.
+        NonFiniteError: NaN or Inf among weights or factors.
+        UsageError: An option that cannot be used, or an ``output`` that exists.
+    """
+    options = TransferOptions(
+        method=method,
+        subspace_rank=parse_subspace_rank(subspace_rank),
+        layer_map=layer_map,
+        min_similarity=parse_min_similarity(min_similarity),
+        scale=parse_scale(scale),
+        selection=parse_selection(target_modules, exclude, layers),
+        dtype=dtype,
+        power_iterations=power_iterations,
+        seed=seed,
+        threads=threads,
+        cache=cache,
+        controls=controls,
+    )
+    plan = plan_transfer(adapter, source, target, options)
+    return run_transfer(plan, Path(output), force=force, with_report=report, progress=progress)
+
+
+def plan_transfer(
+    adapter: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: TransferOptions,
+) -> TransferPlan:
+    """Work out what a transfer would do; nothing is written but cached subspaces.
+
+    Raises:
+        LoragraftError: As `transfer`.
+    """
+    return make_plan(adapter, source, target, options)
+
+
+def check_outputs(plan: TransferPlan, output: Path, *, force: bool) -> dict[str, Path]:
+    """Return the directories that a plan writes, by control; the transfer's own is ``""``.
+
+    Raises:
+        UsageError: One of them must not be written to.
+        FormatError: One of them cannot be looked at.
+    """
+    names = ("", *(CONTROLS if plan.options.controls else ()))
+    outputs = {
+        name: output.with_name(f"{output.name}-{name}") if name else output for name in names
+    }
+    inputs = [
+        plan.source.adapter.directory,
+        plan.source.checkpoint.directory,
+        plan.target.directory,
+    ]
+    for directory in outputs.values():
+        check_destination(directory, inputs, force=force)
+    return outputs
+
+
+def run_transfer(
+    plan: TransferPlan,
+    output: Path,
+    *,
+    force: bool = False,
+    with_report: bool = True,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Carry a plan out and write the adapter; see `transfer`."""
+    started = time.perf_counter()
+    outputs = check_outputs(plan, output, force=force)
+    cache = SubspaceCache(cache_directory() if plan.options.cache else None)
+    with TensorReader() as reader, ExitStack() as stack:
+        destinations = {
+            name: stack.enter_context(Destination(directory, force))
+            for name, directory in outputs.items()
+        }
+        finder = _finder(plan, reader, cache)
+        worker = Worker(reader, finder, plan.options)
+        made = _transferred(plan, worker, progress)
+        written = [one.factors for one in made if one.factors is not None]
+        if not written:
+            raise nothing_kept(plan, made)
+        controls = make_controls(plan, worker, made) if plan.options.controls else ()
+        own = destinations[""]
+        retire(own)
+        nbytes = write_tensors(own, written)
+        config = config_of(plan, written)
+        report = make_report(
+            plan,
+            made,
+            cache,
+            finder.computed,
+            bytes_written=nbytes,
+            seconds=time.perf_counter() - started,
+        )
+        data = report.to_json() if with_report else None
+        write_documents(own, config, data, transfer_card(report, config))
+        for control in controls:
+            _write_control(plan, control, destinations[control.name], report, with_report)
+    cache.trim()
+    others = {name: directory for name, directory in outputs.items() if name}
+    return Transfer(report=report, output=output, config=config, controls=others)
+
+
+def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:
+    options = plan.options
+    return SubspaceFinder(
+        reader,
+        cache,
+        options.subspace_rank,
+        power_iterations=options.power_iterations,
+        seed=options.seed,
+        threads=options.threads,
+    )
+
+
+def _transferred(plan: TransferPlan, worker: Worker, progress: Progress | None) -> tuple[Made, ...]:
+    total = sum(_bytes(pair.target.shape) + _bytes(pair.source.linear.shape) for pair in plan.pairs)
+    done = 0
+    made = []
+    for pair in plan.pairs:
+        made.append(worker.transfer(pair, plan.share(pair)))
+        done += _bytes(pair.target.shape) + _bytes(pair.source.linear.shape)
+        if progress is not None:
+            progress(pair.target.name, done, total)
+    return tuple(made)
+
+
+def _bytes(shape: tuple[int, int]) -> int:
+    return 4 * shape[0] * shape[1]
+
+
+def _write_control(
+    plan: TransferPlan,
+    control: Control,
+    destination: Destination,
+    report: TransferReport,
+    with_report: bool,
+) -> None:
+    retire(destination)
+    write_tensors(destination, control.factors)
+    config = config_of(plan, control.factors)
+    data = control_report(report, control) if with_report else None
+    write_documents(destination, config, data, control_card(report, config, control.what))

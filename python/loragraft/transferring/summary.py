@@ -1,0 +1,181 @@
+"""The report and the model card of a transfer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.errors import NothingToAdaptError
+from loragraft.report.model import SCHEMA, Outcome, TensorReport
+from loragraft.transferring.options import MATCH_NORM
+from loragraft.transferring.report import (
+    Fate,
+    FilterReport,
+    TransferredModule,
+    TransferReport,
+    TransferSummary,
+)
+from loragraft.transferring.verdict import root_sum, total_share, verdict, whole_no_op
+from loragraft.transferring.warnings import warnings_of
+from loragraft.wording import counted, percent, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from loragraft.subspaces.cache import SubspaceCache
+    from loragraft.transferring.controls import Control
+    from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.work import Made
+
+_NOT_IN_ADAPTER: Final = "the adapter has nothing for it"
+
+
+def make_report(
+    plan: TransferPlan,
+    made: Sequence[Made],
+    cache: SubspaceCache,
+    computed: int,
+    *,
+    bytes_written: int,
+    seconds: float,
+) -> TransferReport:
+    """Put together what a transfer has to say.
+
+    Args:
+        plan: What was to be done.
+        made: What became of every pair of the plan.
+        cache: Where subspaces came from.
+        computed: How many were computed.
+        bytes_written: Size of the tensor file.
+        seconds: Wall time.
+    """
+    rows = (*(one.row for one in made), *_rows_left_out(plan))
+    kept = [row for row in rows if row.outcome is not Fate.LEFT_OUT]
+    share = total_share(row.share for row in kept)
+    source = root_sum([row.source_norm for row in kept])
+    weights = [row.weight_norm for row in kept if row.weight_norm is not None]
+    delta = root_sum([row.delta_norm for row in kept])
+    total = root_sum(weights)
+    no_op = whole_no_op(kept)
+    summary = TransferSummary(
+        verdict=verdict(rows, share, no_op),
+        counts={fate.value: sum(row.outcome is fate for row in rows) for fate in Fate},
+        layer_map=plan.layer_map,
+        norm_share=share,
+        retained=root_sum([(row.retained or 0.0) * row.source_norm for row in kept]) / source,
+        effect=delta / total if total > 0.0 else None,
+        near_no_op=no_op,
+        bytes_written=bytes_written,
+        seconds=seconds,
+        subspaces_cached=cache.hits,
+        subspaces_computed=computed,
+        warnings=tuple(warnings_of(plan, kept, cache.failure)),
+    )
+    return TransferReport(
+        inputs=inputs_of(plan),
+        summary=summary,
+        filters=(*plan.filters, *_at_work(rows)),
+        layers=plan.layers,
+        modules=rows,
+        tensors=tuple(_tensors(plan, rows)),
+    )
+
+
+def inputs_of(plan: TransferPlan) -> dict[str, Any]:
+    """Return what the run was given."""
+    options = plan.options
+    selection = options.selection
+    return {
+        "adapter": str(plan.source.adapter.directory),
+        "source": plan.source.checkpoint.reference,
+        "target": plan.target.reference,
+        "method": options.method,
+        "subspace_rank": str(options.subspace_rank),
+        "layer_map": options.layer_map,
+        "min_similarity": None if options.min_similarity is None else str(options.min_similarity),
+        "scale": MATCH_NORM if options.scale is None else options.scale,
+        "target_modules": list(selection.target_modules),
+        "exclude": list(selection.exclude),
+        "layers": None if selection.layers is None else sorted(selection.layers),
+        "dtype": options.dtype,
+        "power_iterations": options.power_iterations,
+        "seed": options.seed,
+    }
+
+
+def nothing_kept(plan: TransferPlan, made: Sequence[Made]) -> NothingToAdaptError:
+    """Return the error of a transfer that left every module out, with the commonest reason."""
+    option, count = Counter(_option(one.row) for one in made).most_common(1)[0]
+    example = next(one.row for one in made if _option(one.row) == option)
+    share = total_share(one.row.share for one in made if _option(one.row) == option)
+    advice = "lower it, or leave it out" if "similarity" in option else "choose another"
+    return NothingToAdaptError(
+        f"{shown(plan.target.reference)}: nothing of the adapter is kept: {option} leaves out"
+        f" {counted(count, 'module')} with {percent(share)} of its squared norm"
+        f" ({example.name}: {example.why}); {advice}"
+    )
+
+
+def _rows_left_out(plan: TransferPlan) -> Iterator[TransferredModule]:
+    for one in plan.left_out:
+        target, source = one.pair.target, one.pair.source.linear
+        yield TransferredModule(
+            name=target.name,
+            kind=target.kind,
+            layer=target.layer,
+            shape=target.shape,
+            outcome=Fate.LEFT_OUT,
+            why=one.why,
+            source=source.name,
+            source_layer=source.layer,
+            source_shape=source.shape,
+            share=plan.share(one.pair),
+            divided_by=one.pair.divided,
+        )
+
+
+def _option(row: TransferredModule) -> str:
+    """Return what removed a module at work."""
+    if row.why.startswith("--min-similarity"):
+        return row.why.partition(":")[0]
+    return f"--method {row.method}"
+
+
+def _at_work(rows: Iterable[TransferredModule]) -> Iterator[FilterReport]:
+    """Tell of what was removed once weights had been read."""
+    groups: dict[str, list[TransferredModule]] = {}
+    for row in rows:
+        if row.outcome is Fate.LEFT_OUT and (row.method or row.why.startswith("--min")):
+            groups.setdefault(_option(row), []).append(row)
+    for option, found in groups.items():
+        share = total_share(row.share for row in found)
+        yield FilterReport(option, len(found), share, found[0].why)
+
+
+def _tensors(plan: TransferPlan, rows: Iterable[TransferredModule]) -> Iterator[TensorReport]:
+    """Yield every tensor of the target, with what became of it."""
+    by_name = {row.name: row for row in rows}
+    owners = {name: linear for linear in plan.inventory.linears for name in linear.tensors}
+    for name, entry in plan.target.tensors.items():
+        linear = owners.get(name)
+        row = by_name.get(linear.name) if linear is not None else None
+        if row is None:
+            why = plan.inventory.others.get(name, _NOT_IN_ADAPTER)
+            outcome = Outcome.UNCHANGED
+        elif row.outcome is Fate.LEFT_OUT:
+            why, outcome = row.why, Outcome.LEFT_OUT
+        else:
+            why, outcome = "", Outcome.ADAPTED
+        yield TensorReport(name, entry.shape, entry.dtype, None, outcome, why)
+
+
+def control_report(report: TransferReport, control: Control) -> dict[str, Any]:
+    """Return the report of a control, which has no figures of its own."""
+    return {
+        "schema": SCHEMA,
+        "command": "transfer",
+        "inputs": {**report.inputs, "control": control.name},
+        "summary": {"verdict": f"A control: {control.what}. No transfer."},
+        "tensors": [],
+        "modules": [],
+    }

@@ -1,0 +1,104 @@
+"""What is said of a transfer, module by module and as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from loragraft.transferring.report import Fate
+from loragraft.wording import counted, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from loragraft.transferring.report import TransferredModule
+
+#: Relative change of a weight that is no larger than a quarter of the rounding of bfloat16.
+NO_EFFECT: Final = 5e-4
+#: A norm retained by projection of at most this many times what chance keeps is chance's.
+_NEAR_CHANCE: Final = 1.5
+#: Above it, chance keeps so much that a norm near it says nothing.
+_TELLING: Final = 0.5
+
+
+def near_no_op(
+    effect: float | None, retained: float | None = None, chance: float | None = None
+) -> str:
+    """Return why an update does next to nothing; empty where it does something.
+
+    Args:
+        effect: ‖ΔW_t‖ / ‖W_t‖.
+        retained: ‖ΔW_t‖ / ‖ΔW_s‖.
+        chance: The same where the models share nothing.
+    """
+    if effect is not None and effect < NO_EFFECT:
+        return f"the update is {effect:.2g} of the weight, below {NO_EFFECT:g}"
+    if retained is None or chance is None or chance > _TELLING:
+        return ""
+    if retained > _NEAR_CHANCE * chance:
+        return ""
+    return (
+        f"the norm kept, {percent(retained)} of the source's, is near the {percent(chance)} that"
+        " chance keeps"
+    )
+
+
+def root_sum(values: Sequence[float]) -> float:
+    """Return the root of the sum of squares."""
+    return math.sqrt(math.fsum(value * value for value in values))
+
+
+def total_share(shares: Iterable[float]) -> float:
+    """Return the sum of shares; what is all but for the rounding of the parts is 1."""
+    return round(math.fsum(shares), 12)
+
+
+def whole_no_op(kept: Sequence[TransferredModule]) -> str:
+    """Return why a whole adapter does next to nothing; empty where it does something."""
+    weak = [module for module in kept if module.near_no_op]
+    if len(weak) == len(kept) and kept:
+        return f"in every module; in {weak[0].name} {weak[0].near_no_op}"
+    total = root_sum([module.delta_norm for module in kept])
+    if weak and root_sum([module.delta_norm for module in weak]) ** 2 > 0.9 * total**2:
+        return (
+            f"in {len(weak)} of {len(kept)} modules, which hold nine tenths of its squared norm; in"
+            f" {weak[0].name} {weak[0].near_no_op}"
+        )
+    return ""
+
+
+def verdict(modules: Sequence[TransferredModule], norm_share: float, no_op: str) -> str:
+    """Return the sentence for the whole.
+
+    Args:
+        modules: All modules that had a source.
+        norm_share: Share of the adapter's squared norm that reached the target.
+        no_op: What `whole_no_op` says.
+    """
+    copied = [module for module in modules if module.outcome is Fate.COPIED]
+    moved = [module for module in modules if module.outcome is Fate.TRANSFERRED]
+    left = len(modules) - len(copied) - len(moved)
+    parts = []
+    if copied:
+        parts.append(f"{counted(len(copied), 'module')} copied{_excess(copied)}")
+    for method in dict.fromkeys(module.method for module in moved):
+        own = [module for module in moved if module.method == method]
+        kept = root_sum([(module.retained or 0.0) * module.source_norm for module in own])
+        kept /= root_sum([module.source_norm for module in own])
+        parts.append(
+            f"{counted(len(own), 'module')} transferred by {method}{_excess(own)}, which keeps"
+            f" {percent(kept)} of their norm"
+        )
+    if left:
+        parts.append(f"{left} left out")
+    text = f"{', '.join(parts)}; {percent(norm_share)} of the adapter's squared norm was placed"
+    if no_op:
+        text += f". This adapter is a near no-op: {no_op}"
+    return text
+
+
+def _excess(modules: Sequence[TransferredModule]) -> str:
+    found = [module.excess for module in modules if module.excess is not None]
+    if not found:
+        return " (similarity undefined)"
+    return f" (mean similarity {math.fsum(found) / len(found):.3f} above chance)"

@@ -1,0 +1,79 @@
+"""What a reader should know before trusting a transferred adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loragraft.transferring.methods.lora_x import BY_INDEX
+from loragraft.wording import counted, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.report import TransferredModule
+
+
+def warnings_of(
+    plan: TransferPlan, kept: Sequence[TransferredModule], cache_failure: str
+) -> Iterator[str]:
+    """Yield one sentence for everything that may surprise.
+
+    Args:
+        plan: What was to be done.
+        kept: The modules that were written.
+        cache_failure: Why subspaces could not be kept; empty where they could.
+    """
+    by_index = [row for row in kept if BY_INDEX in row.why]
+    if by_index:
+        yield f"{counted(len(by_index), 'module')}: {BY_INDEX}"
+    no_ops = [row for row in kept if row.near_no_op]
+    if no_ops:
+        yield (
+            f"{len(no_ops)} of {counted(len(kept), 'module')} are near no-ops, such as"
+            f" {no_ops[0].name}: {no_ops[0].near_no_op}"
+        )
+    divided = [row for row in kept if row.divided_by > 1]
+    if divided:
+        sources = len({row.source for row in divided})
+        most = max(row.divided_by for row in divided)
+        yield (
+            f"{counted(sources, 'source module')} feed several modules of the target, up to {most}"
+            " each; every one gets its part, divided by their number"
+        )
+    undefined = [row for row in kept if row.excess is None]
+    if undefined:
+        sides = (undefined[0].left, undefined[0].right)
+        why = next((side.why for side in sides if side is not None and side.why), "")
+        yield (
+            f"{counted(len(undefined), 'module')}: similarity is unknown ({why}), so nothing here"
+            " tells whether source and target share anything"
+        )
+    yield from _left_behind(plan)
+    if plan.options.scale is None:
+        yield (
+            "--scale match-norm gives every update the norm of its source, whatever it consists of:"
+            " what chance has kept is blown up alike"
+        )
+    yield from _cut(kept)
+    if cache_failure:
+        yield f"subspaces could not be kept for the next run: {cache_failure}"
+
+
+def _cut(kept: Sequence[TransferredModule]) -> Iterator[str]:
+    lossy = [row for row in kept if row.rank_loss > 0.01]
+    if lossy:
+        worst = max(lossy, key=lambda row: row.rank_loss)
+        yield (
+            f"{counted(len(lossy), 'module')} lose more than 1% of the squared norm to the rank,"
+            f" {worst.name} {percent(worst.rank_loss)}"
+        )
+
+
+def _left_behind(plan: TransferPlan) -> Iterator[str]:
+    for one in plan.filters:
+        if one.share > 0.01:
+            yield (
+                f"{one.option} leaves out {counted(one.modules, 'module')} with"
+                f" {percent(one.share)} of the adapter's squared norm: {one.why}"
+            )
