@@ -62,7 +62,7 @@ def kinship_of(
         NonFiniteError: NaN or Inf in one of them.
         FormatError: A file cannot be read.
     """
-    own, other = finder.find(first), finder.find(second)
+    own, other = finder.both(first, second)
     rank = min(own.rank, other.rank)
     own, other = own.leading(rank), other.leading(rank)
     likeness = Likeness(None, None)

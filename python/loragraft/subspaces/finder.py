@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -61,11 +63,45 @@ class SubspaceFinder:
             NonFiniteError: NaN or Inf in the weight.
             FormatError: A file cannot be read.
         """
-        digest = content_digest(self._reader, linear)
-        key = self._key(digest)
-        found = self._cache.load(key)
-        if found is not None:
-            return found
+        (found,) = self._found([linear])
+        return found
+
+    def both(self, first: LinearModule, second: LinearModule) -> tuple[Subspace, Subspace]:
+        """Return those of two weights, worked on side by side.
+
+        A decomposition keeps one core busy for most of its time, two of them two.
+
+        Raises:
+            NonFiniteError: NaN or Inf in a weight.
+            FormatError: A file cannot be read.
+        """
+        one, other = self._found([first, second])
+        return one, other
+
+    def _found(self, linears: list[LinearModule]) -> list[Subspace]:
+        digests = [content_digest(self._reader, linear) for linear in linears]
+        known = {digest: self._cache.load(self._key(digest)) for digest in digests}
+        missing = {
+            digest: self._finite(linear)
+            for digest, linear in zip(digests, linears, strict=True)
+            if known[digest] is None
+        }
+        workers = min(len(missing), native.resolve_threads(self._threads))
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
+                alone = partial(self._new, threads=1)
+                computed = dict(pool.map(alone, missing.keys(), missing.values()))
+        else:
+            computed = dict(self._new(*one, threads=self._threads) for one in missing.items())
+        for digest, subspace in computed.items():
+            self._cache.store(self._key(digest), subspace)
+        self.computed += len(computed)
+        everything = {**known, **computed}
+        found = [everything[digest] for digest in digests]
+        return [subspace for subspace in found if subspace is not None]
+
+    def _finite(self, linear: LinearModule) -> tuple[NDArray[np.float32], float]:
+        """Return a weight and its norm."""
         weight = dense(self._reader, linear)
         norm = float(np.sqrt(_square_sum(weight)))
         if not np.isfinite(norm):
@@ -74,10 +110,12 @@ class SubspaceFinder:
                 f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
                 " weights; fetch the checkpoint again"
             )
-        subspace = self._computed(weight, norm, self._sketch_seed(digest))
-        self.computed += 1
-        self._cache.store(key, subspace)
-        return subspace
+        return weight, norm
+
+    def _new(
+        self, digest: bytes, weight: tuple[NDArray[np.float32], float], *, threads: int | None
+    ) -> tuple[bytes, Subspace]:
+        return digest, self._computed(*weight, self._sketch_seed(digest), threads)
 
     def _sketch_seed(self, digest: bytes) -> int:
         """Return the seed of a weight's own sketch.
@@ -91,7 +129,9 @@ class SubspaceFinder:
         settings = (_VERSION, str(self.rank), self._iterations, self._seed, native.isa())
         return hashlib.sha256(repr(settings).encode() + digest).hexdigest()
 
-    def _computed(self, weight: NDArray[np.float32], norm: float, seed: int) -> Subspace:
+    def _computed(
+        self, weight: NDArray[np.float32], norm: float, seed: int, threads: int | None
+    ) -> Subspace:
         most = min(weight.shape)
         if norm == 0.0:
             # Any subspace is as good as any other.
@@ -102,10 +142,10 @@ class SubspaceFinder:
                 norm,
             )
         if self.rank.most:
-            return self._svd(weight, min(self.rank.most, most), norm, seed)
+            return self._svd(weight, min(self.rank.most, most), norm, seed, threads)
         rank = min(_FIRST, most)
         while True:
-            found = self._svd(weight, rank, norm, seed)
+            found = self._svd(weight, rank, norm, seed, threads)
             held = np.cumsum(np.square(found.s, dtype=np.float64)) / norm**2
             # The sum of all is one but for rounding.
             enough = np.flatnonzero(held >= self.rank.energy * (1.0 - 1e-6))
@@ -113,13 +153,20 @@ class SubspaceFinder:
                 return found.leading(int(enough[0]) + 1 if enough.size else most)
             rank = min(2 * rank, most)
 
-    def _svd(self, weight: NDArray[np.float32], rank: int, norm: float, seed: int) -> Subspace:
+    def _svd(
+        self,
+        weight: NDArray[np.float32],
+        rank: int,
+        norm: float,
+        seed: int,
+        threads: int | None,
+    ) -> Subspace:
         svd = truncated_svd(
             weight,
             rank,
             power_iterations=self._iterations,
             seed=seed,
-            threads=self._threads,
+            threads=threads,
         )
         return Subspace(svd.U, svd.s, np.ascontiguousarray(svd.Vt.T), norm)
 
