@@ -66,17 +66,21 @@ class SubspaceFinder:
             if found is not None:
                 return found
         weight = dense(self._reader, linear)
-        norm = float(np.sqrt(_square_sum(weight)))
-        if not np.isfinite(norm):
-            entry = linear.matrices[0].entries[0]
-            raise NonFiniteError(
-                f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
-                " weights; fetch the checkpoint again"
-            )
-        subspace = self._computed(weight, norm)
+        subspace = self._computed(weight, _norm(weight, linear))
         self.computed += 1
         self._cache.store(key, subspace)
         return subspace
+
+    def norm_alone(self, linear: LinearModule) -> Subspace:
+        """Return subspaces of no dimension, which cost nothing, with the norm of a weight.
+
+        Raises:
+            NonFiniteError: NaN or Inf in the weight.
+            FormatError: A file cannot be read.
+        """
+        norm = _norm(dense(self._reader, linear), linear)
+        (m, n), empty = linear.shape, np.float32
+        return Subspace(np.empty((m, 0), empty), np.empty(0, empty), np.empty((n, 0), empty), norm)
 
     def _key(self, linear: LinearModule) -> str:
         settings = (_VERSION, str(self.rank), self._seed, native.isa())
@@ -108,6 +112,17 @@ class SubspaceFinder:
     def _svd(self, weight: NDArray[np.float32], rank: int, norm: float) -> Subspace:
         svd = truncated_svd(weight, rank, seed=self._seed, threads=self._threads)
         return Subspace(svd.U, svd.s, np.ascontiguousarray(svd.Vt.T), norm)
+
+
+def _norm(weight: NDArray[np.float32], linear: LinearModule) -> float:
+    norm = float(np.sqrt(_square_sum(weight)))
+    if not np.isfinite(norm):
+        entry = linear.matrices[0].entries[0]
+        raise NonFiniteError(
+            f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
+            " weights; fetch the checkpoint again"
+        )
+    return norm
 
 
 def _square_sum(values: NDArray[np.float32]) -> float:
