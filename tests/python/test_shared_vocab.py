@@ -153,6 +153,72 @@ def test_a_stream_of_another_scale(tmp_path: Path, scale: float) -> None:
     assert any("same number" in warning for warning in result.report.summary.warnings)
 
 
+def test_gains_of_one_plus_weight_and_scaled_embeddings(tmp_path: Path) -> None:
+    # The same model as Llama and as Gemma store it.
+    model = made.tensors()
+    goal = {name: values - 1.0 if "norm" in name else values for name, values in model.items()}
+    goal["model.embed_tokens.weight"] = model["model.embed_tokens.weight"] / made.WIDTH**0.5
+    source = made.save(tmp_path / "S", model, made.config(model), None)
+    target = made.save(tmp_path / "T", goal, made.config(goal, model_type="gemma"), None)
+    adapter, deltas = made.adapter(tmp_path / "A", model)
+    result = transfer(adapter, source, target, tmp_path / "out", method="shared-vocab")
+    how = made.turn(stream=False, heads=False, neurons=False, tokens=False)
+    # X_t is smaller by √d, and so is the cross-covariance; gains minus one cost u at most.
+    bound = error_bound(model, goal, how, made.TOKENS) * made.WIDTH**0.5 + 2.0 * U
+    assert worst(deltas_of(result), deltas) <= bound
+
+
+def test_norms_after_modules_are_folded_into_their_outputs(tmp_path: Path) -> None:
+    # Coordinates renumbered: every gain goes with its own, and no gain may be left in the result.
+    rng = np.random.default_rng(4)
+    model = made.tensors()
+    for layer in range(made.LAYERS):
+        for norm in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+            gain = rng.uniform(0.5, 2.0, made.WIDTH)
+            model[f"model.layers.{layer}.{norm}.weight"] = gain.astype(np.float32).astype(float)
+    order = rng.permutation(made.WIDTH)
+
+    def renumbered(name: str, values: Array) -> Array:
+        writes = name.removesuffix(".weight").endswith(made.WRITERS)
+        return values[order] if values.ndim == 1 or writes else values[:, order]
+
+    goal = {name: renumbered(name, values) for name, values in model.items()}
+    settings = {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}
+    source = made.save(tmp_path / "S", model, made.config(model, **settings), None)
+    target = made.save(tmp_path / "T", goal, made.config(goal, **settings), None)
+    adapter, deltas = made.adapter(tmp_path / "A", model)
+    result = transfer(adapter, source, target, tmp_path / "out", method="shared-vocab")
+    expected = {name: renumbered(name, delta) for name, delta in deltas.items()}
+    # Nothing in the target is rounded.
+    assert worst(deltas_of(result), expected) <= 2.0 * U
+
+
+def test_what_has_no_map_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    model = made.tensors()
+    source = made.save(tmp_path / "S", model, made.config(model), None)
+    goal = dict(model)
+    goal["model.layers.1.input_layernorm.bias"] = np.zeros(made.WIDTH)
+    target = made.save(tmp_path / "T", goal, made.config(goal), None)
+    adapter, _ = made.adapter(tmp_path / "A", model)
+    result = transfer(adapter, source, target, tmp_path / "out", method="shared-vocab")
+    left = [row for row in result.report.modules if row.outcome == "left_out"]
+    assert {row.layer for row in left} == {1}
+    assert "self_attn.q_proj" in {row.name.split(".", 3)[3] for row in left}
+    assert all("has a bias, so it is no RMSNorm" in row.why for row in left)
+
+
+def test_a_filter_on_similarity_measures_it(tmp_path: Path) -> None:
+    model = made.tensors()
+    source = made.save(tmp_path / "S", model, made.config(model), None)
+    adapter, _ = made.adapter(tmp_path / "A", model)
+    result = transfer(
+        adapter, source, source, tmp_path / "out", method="shared-vocab", min_similarity=0.5,
+        subspace_rank=4,
+    )  # fmt: skip
+    assert result.report.summary.subspaces_computed > 0
+    assert all((row.excess or 0.0) > 0.99 for row in result.report.modules)
+
+
 @pytest.mark.parametrize(
     ("width", "inner", "heads"),
     [(48, 64, (6, 3, 8)), (24, 40, (4, 4, 8)), (32, 48, (4, 1, 8)), (40, 48, (8, 2, 16)),
