@@ -16,6 +16,7 @@ from extraction_checks import factors, load_peft
 from loragraft import transfer
 from loragraft.transferring.stream.assignment import assign, greedy, shared_assignment
 from loragraft.transferring.stream.heads import rotary
+from loragraft.transferring.stream.neurons import match_neurons, neuron_spaces
 from loragraft.transferring.stream.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -317,6 +318,22 @@ def test_assignment_agrees_with_scipy_and_the_greedy_one_finds_a_permutation() -
     assert (found == order).all()
     noise = greedy(lambda a, b: scores[a:b], 150, 180)
     assert len(set(noise)) == 150
+
+
+@pytest.mark.parametrize("neurons", [80, 1500])
+def test_neurons_are_found_again_exactly_or_in_a_sketch(neurons: int) -> None:
+    rng = np.random.default_rng(6)
+    rotation = np.linalg.qr(rng.standard_normal((64, 64)))[0]
+    parts = [rng.standard_normal((neurons, 64)).astype(np.float32) for _ in range(3)]
+    order = rng.permutation(neurons)
+    kept = order[: neurons - 7]
+    others = [(part[kept] @ rotation.T).astype(np.float32) for part in parts]
+    fewer = match_neurons(parts, others, neuron_spaces(rotation, neurons))
+    assert (fewer.sources == kept).all()
+    assert fewer(np.eye(neurons)).shape == (neurons - 7, neurons)
+    more = match_neurons(others, parts, neuron_spaces(rotation.T, neurons))
+    assert (more.targets == kept).all()
+    assert more.size == neurons
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (3, 3), (1, 4), (4, 3)])

@@ -5,25 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from loragraft.errors import MismatchError
 from loragraft.transferring.maps import Chain, Diagonal, LinearMap, Matrix, Term
 from loragraft.transferring.stream.heads import Attention, AttentionMaps, attention_maps
-from loragraft.transferring.stream.neurons import NeuronMap, match_neurons, told
+from loragraft.transferring.stream.neurons import (
+    NeuronMap,
+    match_neurons,
+    neuron_spaces,
+    told,
+)
 from loragraft.transferring.stream.procrustes import stream_map
 from loragraft.transferring.stream.side import ATTENTION, MLP, WRITERS, inverse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from loragraft.architecture import LinearModule
     from loragraft.transferring.methods.method import Bases, Method, Shape
     from loragraft.transferring.stream.procrustes import StreamMap
     from loragraft.transferring.stream.side import Side
-
-    Array = NDArray[np.float64]
 
 NAME: Final = "shared-vocab"
 
@@ -126,11 +130,9 @@ class SharedVocabulary:
         other = self.target.siblings(target, ATTENTION)
         key = (own[0].name, other[0].name)
         if self._attention is None or self._attention[0] != key:
-            rows = list(self._mapped(other))
-            maps = attention_maps(
-                _attention([self.source.seen(one) for one in own], self.source),
-                _attention(rows, self.target),
-            )
+            rows = [self.source.seen(one) for one in own]
+            others = [self.target.seen(one) @ self.stream.rotation for one in other]
+            maps = attention_maps(_attention(rows, self.source), _attention(others, self.target))
             self._attention = key, maps
         return self._attention[1]
 
@@ -138,13 +140,11 @@ class SharedVocabulary:
         own, other = self.source.siblings(source, MLP), self.target.siblings(target, MLP)
         key = (own[0].name, other[0].name)
         if self._neurons is None or self._neurons[0] != key:
-            rows = (self.source.seen(one) for one in own)
-            self._neurons = key, match_neurons(rows, self._mapped(other))
+            rows, others = map(self.source.seen, own), map(self.target.seen, other)
+            most = max(own[0].shape[0], other[0].shape[0])
+            spaces = neuron_spaces(self.stream.rotation, most)
+            self._neurons = key, match_neurons(rows, others, spaces)
         return self._neurons[1]
-
-    def _mapped(self, linears: list[LinearModule]) -> Iterator[Array]:
-        """Yield weights of the target as rows in the source's residual stream, (inner, d_s)."""
-        return (self.target.seen(one) @ self.stream.rotation for one in linears)
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ class PairMaps:
         return self.told
 
 
-def _attention(rows: list[Array], side: Side) -> Attention:
+def _attention(rows: Sequence[NDArray[np.floating]], side: Side) -> Attention:
     """Cut the rows of q, k, v and o into heads."""
     heads = side.heads()
     size, left = divmod(len(rows[0]), heads)
@@ -192,4 +192,5 @@ def _attention(rows: list[Array], side: Side) -> Attention:
         raise MismatchError(f"queries of {len(rows[0])} rows are not {heads} heads of even size")
     if len(rows[3]) != len(rows[0]) or heads % (len(rows[1]) // size):
         raise MismatchError(f"{heads} query heads do not fit the shapes beside them")
-    return Attention(*(one.reshape(-1, size, one.shape[1]) for one in rows))
+    wide = (one.astype(np.float64, copy=False) for one in rows)
+    return Attention(*(one.reshape(-1, size, one.shape[1]) for one in wide))

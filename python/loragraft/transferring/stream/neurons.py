@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from loragraft.transferring.stream.assignment import assign, greedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from loragraft.transferring.maps import Columns
 
     Array = NDArray[np.float64]
+    Rows = NDArray[np.float32]
 
 #: Neurons up to which the best assignment is found; above it the best pair goes first.
 _EXACT: Final = 512
+_SKETCH: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,15 @@ class NeuronMap:
         return out
 
 
-def match_neurons(source: Iterable[Array], target: Iterable[Array]) -> NeuronMap:
+def match_neurons(source: Iterable[Rows], target: Iterable[Rows], maps: NeuronSpaces) -> NeuronMap:
     """Match neurons by the summed cosines of their gate rows, up rows and down columns.
 
     Args:
-        source: Three matrices (m_s, d) with a row for each neuron, in one residual stream; one is
-            held at a time.
-        target: The same of the target, (m_t, d).
+        source: Three matrices (m_s, d_s) with a row for each neuron; one is held at a time.
+        target: The same of the target, (m_t, d_t).
+        maps: Where they are compared.
     """
-    own, other = _features(source), _features(target)
+    own, other = _features(source, maps.source), _features(target, maps.target)
     swapped = len(own) < len(other)
     few, many = (own, other) if swapped else (other, own)
     if len(many) <= _EXACT:
@@ -64,6 +66,38 @@ def match_neurons(source: Iterable[Array], target: Iterable[Array]) -> NeuronMap
     return NeuronMap(rows, partners, len(other))
 
 
+class NeuronSpaces(NamedTuple):
+    """Maps of both residual streams into one space, for each of the three matrices.
+
+    Attributes:
+        source: Three matrices (d_s, k).
+        target: Three matrices (d_t, k).
+    """
+
+    source: Sequence[Rows]
+    target: Sequence[Rows]
+
+
+def neuron_spaces(rotation: Array, neurons: int) -> NeuronSpaces:
+    """Return where neurons are compared: side by side, or in a random sketch where there are many.
+
+    A sketch keeps the mean of three cosines to ± 1/√512 (Johnson and Lindenstrauss), which is
+    enough to tell partners from strangers, and costs a small part of comparing all coordinates.
+
+    Args:
+        rotation: R, (d_t, d_s).
+        neurons: How many the larger side has.
+    """
+    width = rotation.shape[1]
+    if neurons <= _EXACT:
+        blocks = np.eye(3 * width, dtype=np.float32).reshape(3, width, 3 * width)
+    else:
+        drawn = np.random.default_rng(0).standard_normal((3, width, _SKETCH))
+        blocks = (drawn / _SKETCH**0.5).astype(np.float32)
+    turn = rotation.astype(np.float32)
+    return NeuronSpaces(tuple(blocks), tuple(turn @ block for block in blocks))
+
+
 def told(source: int, target: int) -> str:
     """Return what a reader must know of a match; empty where there is nothing."""
     if source == target:
@@ -74,11 +108,12 @@ def told(source: int, target: int) -> str:
     return f"{source} neurons onto {target}: {left}"
 
 
-def _features(parts: Iterable[Array]) -> NDArray[np.float32]:
-    """Return the rows of all parts side by side, each of norm one."""
-    rows = []
-    for part in parts:
+def _features(parts: Iterable[Rows], maps: Sequence[Rows]) -> Rows:
+    """Return the sum of the rows of all parts, each of norm one and mapped, (m, k)."""
+    found: Rows | None = None
+    for part, space in zip(parts, maps, strict=True):
         norms = np.linalg.norm(part, axis=1, keepdims=True)
         unit = np.divide(part, norms, out=np.zeros_like(part), where=norms > 0.0)
-        rows.append(unit.astype(np.float32))
-    return np.concatenate(rows, axis=1)
+        found = unit @ space if found is None else found + unit @ space
+    assert found is not None
+    return found

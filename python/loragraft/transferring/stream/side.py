@@ -112,7 +112,7 @@ class Side:
         weight = self.reader.rows(entry, 0, entry.shape[0]).astype(np.float64)
         return np.asarray(weight + gain_offset(self.checkpoint.config))
 
-    def seen(self, linear: LinearModule) -> Array:
+    def seen(self, linear: LinearModule) -> NDArray[np.float32]:
         """Return a weight as rows in the residual stream, gains folded in, (inner, d).
 
         W G of a module that reads, (G W)ᵀ of one that writes.
@@ -121,10 +121,10 @@ class Side:
             MismatchError: The block's norms are of no known kind.
             FormatError: A file cannot be read.
         """
-        weight = dense(self.reader, linear).astype(np.float64)
+        weight = dense(self.reader, linear)
         rows = weight.T if linear.kind in WRITERS else weight
         gain = self.gain(linear)
-        return rows if gain is None else rows * gain
+        return rows if gain is None else rows * gain.astype(np.float32)
 
 
 def inverse(gain: Array) -> Array:
