@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Scores = NDArray[np.floating]
-    #: Scores of some rows with all columns: (start, stop) -> (stop - start, columns).
-    Slab = Callable[[int, int], Scores]
+    #: Scores of some rows with some columns, given by number.
+    Slab = Callable[[NDArray[np.intp], NDArray[np.intp]], Scores]
 
 #: Candidates kept for each row in a round of the greedy assignment.
 _CANDIDATES: Final = 16
@@ -83,39 +83,35 @@ def shared_assignment(scores: Scores) -> list[tuple[int, int]]:
 def greedy(slab: Slab, rows: int, columns: int) -> NDArray[np.intp]:
     """Return a column for every row, no column twice: the best pair first, then the best left.
 
-    For sides too large for `assign`; the scores are looked at a slab at a time and never held.
+    For sides too large for `assign`; the scores are looked at a slab at a time and never held. A
+    round goes through the best candidates of all rows that have none yet; the best of all is taken
+    in every round, so there is an end.
 
     Args:
-        slab: Gives the scores of some rows with all columns.
+        slab: Gives scores.
         rows: How many there are.
         columns: At least as many.
-
-    Returns:
-        (rows,); −1 nowhere.
     """
     found = np.full(rows, -1, np.intp)
     free = np.ones(columns, bool)
     while (found < 0).any():
-        edges = [
-            _candidates(slab(start, min(rows, start + _ROWS)), free, start, found)
-            for start in range(0, rows, _ROWS)
-        ]
+        left, there = np.flatnonzero(found < 0), np.flatnonzero(free)
+        slabs = (left[start : start + _ROWS] for start in range(0, left.size, _ROWS))
+        edges = [_candidates(slab(some, there), some, there) for some in slabs]
         score, row, column = (np.concatenate(part) for part in zip(*edges, strict=True))
-        for edge in np.argsort(-score, kind="stable"):
-            if found[row[edge]] < 0 and free[column[edge]]:
-                found[row[edge]] = column[edge]
-                free[column[edge]] = False
+        order = np.argsort(-score, kind="stable")
+        for own, other in zip(row[order].tolist(), column[order].tolist(), strict=True):
+            if found[own] < 0 and free[other]:
+                found[own] = other
+                free[other] = False
     return found
 
 
 def _candidates(
-    scores: Scores, free: NDArray[np.bool_], start: int, found: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-    """Return the best free columns of the rows that have none yet: scores, rows and columns."""
-    open_rows = np.flatnonzero(found[start : start + len(scores)] < 0)
-    columns = np.flatnonzero(free)
-    some = scores[np.ix_(open_rows, columns)]
+    scores: Scores, rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> tuple[Scores, NDArray[np.intp], NDArray[np.intp]]:
+    """Return the best columns of every row: scores, rows and columns."""
     kept = min(_CANDIDATES, columns.size)
-    best = np.argpartition(-some, kept - 1, axis=1)[:, :kept]
-    values = np.take_along_axis(some, best, axis=1).astype(np.float64)
-    return values.ravel(), np.repeat(open_rows + start, kept), columns[best].ravel()
+    best = np.argpartition(scores, -kept, axis=1)[:, -kept:]
+    values = np.take_along_axis(scores, best, axis=1)
+    return values.ravel(), np.repeat(rows, kept), columns[best].ravel()

@@ -59,7 +59,7 @@ def match_neurons(source: Iterable[Rows], target: Iterable[Rows], maps: NeuronSp
     if len(many) <= _EXACT:
         partners = assign(few @ many.T)
     else:
-        partners = greedy(lambda a, b: few[a:b] @ many.T, len(few), len(many))
+        partners = greedy(lambda a, b: few[a] @ many[b].T, len(few), len(many))
     rows = np.arange(len(few))
     if swapped:
         return NeuronMap(partners, rows, len(other))
