@@ -36,23 +36,7 @@ def assign(scores: Scores) -> NDArray[np.intp]:
     owner = np.full(columns + 1, -1, np.intp)
     for row in range(rows):
         owner[0] = row
-        least = np.full(columns + 1, np.inf)
-        before = np.zeros(columns + 1, np.intp)
-        done = np.zeros(columns + 1, bool)
-        at = 0
-        while owner[at] >= 0:
-            done[at] = True
-            own = owner[at]
-            reduced = cost[own] - u[own] - v[1:]
-            better = ~done[1:] & (reduced < least[1:])
-            least[1:][better] = reduced[better]
-            before[1:][better] = at
-            following = int(np.argmin(np.where(done, np.inf, least)))
-            step = least[following]
-            u[owner[done]] += step
-            v[done] -= step
-            least[~done] -= step
-            at = following
+        at, before = _shortest_path(cost, u, v, owner)
         while at:
             owner[at] = owner[before[at]]
             at = int(before[at])
@@ -60,6 +44,40 @@ def assign(scores: Scores) -> NDArray[np.intp]:
     taken = np.flatnonzero(owner[1:] >= 0)
     found[owner[1:][taken]] = taken
     return found
+
+
+def _shortest_path(
+    cost: Scores, u: NDArray[np.float64], v: NDArray[np.float64], owner: NDArray[np.intp]
+) -> tuple[int, NDArray[np.intp]]:
+    """Find the nearest column that nobody owns, and move the potentials u and v along.
+
+    Args:
+        cost: (rows, columns).
+        u: Of the rows.
+        v: Of the dummy and the columns.
+        owner: Row that owns each of them, −1 for none; the dummy's is the row that looks for one.
+
+    Returns:
+        That column, and the column before each on the way.
+    """
+    least = np.full(v.size, np.inf)
+    before = np.zeros(v.size, np.intp)
+    done = np.zeros(v.size, bool)
+    at = 0
+    while owner[at] >= 0:
+        done[at] = True
+        own = owner[at]
+        reduced = cost[own] - u[own] - v[1:]
+        better = ~done[1:] & (reduced < least[1:])
+        least[1:][better] = reduced[better]
+        before[1:][better] = at
+        following = int(np.argmin(np.where(done, np.inf, least)))
+        step = least[following]
+        u[owner[done]] += step
+        v[done] -= step
+        least[~done] -= step
+        at = following
+    return at, before
 
 
 def shared_assignment(scores: Scores) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 #: Tokens used at most; the first ones of the source, in BPE those merged first.
-_MOST_TOKENS: Final = 20_000
+_MOST_TOKENS: Final = 10_000
 _ROWS: Final = 4096
 
 
