@@ -177,7 +177,7 @@ def test_norms_and_balance_of_factored_updates() -> None:
     assert tiny.norm == pytest.approx(1e-9 * change.norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["activations", "distill", "shared-vocab", "padded-copy", "x"])
+@pytest.mark.parametrize("name", ["activations", "distill", "padded-copy", "x"])
 def test_methods_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"--method '?{name}"):
         require_method(name)

@@ -39,8 +39,9 @@ MethodOption = Annotated[
         metavar="NAME",
         help="copy takes the factors as they are (equal shapes); lora-x projects them on the"
         " target's singular subspaces; cross-lora on the source's too; prolora keeps subspace and"
-        " null-space parts (equal shapes); auto copies where the shapes are equal and the"
-        " similarity is clearly above chance, and takes lora-x elsewhere.",
+        " null-space parts (equal shapes); shared-vocab turns the residual stream by the embeddings"
+        " of shared tokens, and matches heads and neurons (any shapes); auto copies where the"
+        " shapes are equal and the similarity is clearly above chance, and takes lora-x elsewhere.",
     ),
 ]
 SubspaceRankOption = Annotated[

@@ -103,14 +103,18 @@ class SubspaceFinder:
     def _finite(self, linear: LinearModule) -> tuple[NDArray[np.float32], float]:
         """Return a weight and its norm."""
         weight = dense(self._reader, linear)
-        norm = float(np.sqrt(_square_sum(weight)))
-        if not np.isfinite(norm):
-            entry = linear.matrices[0].entries[0]
-            raise NonFiniteError(
-                f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
-                " weights; fetch the checkpoint again"
-            )
-        return weight, norm
+        return weight, _norm(weight, linear)
+
+    def norm_alone(self, linear: LinearModule) -> Subspace:
+        """Return subspaces of no dimension, which cost nothing, with the norm of a weight.
+
+        Raises:
+            NonFiniteError: NaN or Inf in the weight.
+            FormatError: A file cannot be read.
+        """
+        norm = _norm(dense(self._reader, linear), linear)
+        (m, n), empty = linear.shape, np.float32
+        return Subspace(np.empty((m, 0), empty), np.empty(0, empty), np.empty((n, 0), empty), norm)
 
     def _new(
         self, digest: bytes, weight: tuple[NDArray[np.float32], float], *, threads: int | None
@@ -169,6 +173,17 @@ class SubspaceFinder:
             threads=threads,
         )
         return Subspace(svd.U, svd.s, np.ascontiguousarray(svd.Vt.T), norm)
+
+
+def _norm(weight: NDArray[np.float32], linear: LinearModule) -> float:
+    norm = float(np.sqrt(_square_sum(weight)))
+    if not np.isfinite(norm):
+        entry = linear.matrices[0].entries[0]
+        raise NonFiniteError(
+            f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
+            " weights; fetch the checkpoint again"
+        )
+    return norm
 
 
 def _square_sum(values: NDArray[np.float32]) -> float:

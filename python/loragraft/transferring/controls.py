@@ -125,7 +125,8 @@ def _shuffled(
             continue
         swapped = Pair(pair.target, source, pair.divided)
         bases = worker.evidence(swapped, one.row.share).bases
-        control = worker.make(swapped, METHODS[one.row.method], bases, one.row, "").factors
+        method = worker.method(one.row.method, swapped)
+        control = worker.make(swapped, method, bases, one.row, "").factors
         if control is not None:
             yield control
 

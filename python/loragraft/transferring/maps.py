@@ -51,6 +51,36 @@ class Factored:
 
 
 @dataclass(frozen=True, slots=True)
+class Matrix:
+    """A map that is held as a whole, for it serves many modules.
+
+    Attributes:
+        values: (m_t, m_s).
+    """
+
+    values: NDArray[np.float64]
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Apply it."""
+        return self.values @ columns
+
+
+@dataclass(frozen=True, slots=True)
+class Diagonal:
+    """Every coordinate times a number of its own.
+
+    Attributes:
+        values: (m,).
+    """
+
+    values: NDArray[np.float64]
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Scale the rows."""
+        return self.values[:, None] * columns
+
+
+@dataclass(frozen=True, slots=True)
 class Complement:
     """I − U Uᵀ, the projection on what a subspace leaves.
 

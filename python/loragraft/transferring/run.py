@@ -16,6 +16,7 @@ from loragraft.subspaces.rank import parse_subspace_rank
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring.card import control_card, transfer_card
 from loragraft.transferring.controls import CONTROLS, make_controls
+from loragraft.transferring.methods import WHOLE_METHODS
 from loragraft.transferring.options import (
     TransferOptions,
     parse_min_similarity,
@@ -23,6 +24,7 @@ from loragraft.transferring.options import (
 )
 from loragraft.transferring.output import config_of, retire, write_documents, write_tensors
 from loragraft.transferring.plan import make_plan
+from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept
 from loragraft.transferring.work import Worker
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from loragraft.transferring.controls import Control
+    from loragraft.transferring.methods.method import Alignment
     from loragraft.transferring.plan import TransferPlan
     from loragraft.transferring.report import TransferReport
     from loragraft.transferring.work import Made
@@ -90,8 +93,8 @@ def transfer(
         source: The checkpoint that it was made for: a directory, one .safetensors file, a Hub id.
         target: The checkpoint that it is wanted for.
         output: Directory for the result.
-        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, or ``auto``, which copies where
-            the shapes are equal and the similarity clearly above chance.
+        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``, or ``auto``,
+            which copies where the shapes are equal and the similarity clearly above chance.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
             {"target layer": source layer}, or ``auto``.
@@ -189,7 +192,8 @@ def run_transfer(
             for name, directory in outputs.items()
         }
         finder = _finder(plan, reader, cache)
-        worker = Worker(reader, finder, plan.options)
+        alignment = _alignment(plan, reader)
+        worker = Worker(reader, finder, plan.options, alignment)
         made = _transferred(plan, worker, progress)
         written = [one.factors for one in made if one.factors is not None]
         if not written:
@@ -204,6 +208,7 @@ def run_transfer(
             made,
             cache,
             finder.computed,
+            notes=alignment.notes if alignment is not None else (),
             bytes_written=nbytes,
             seconds=time.perf_counter() - started,
         )
@@ -225,6 +230,18 @@ def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> S
         power_iterations=options.power_iterations,
         seed=options.seed,
         threads=options.threads,
+    )
+
+
+def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:
+    """Return what the method makes of both models as a whole, None where it makes nothing."""
+    method = WHOLE_METHODS.get(plan.options.method)
+    if method is None:
+        return None
+    source = plan.source
+    return method.prepare(
+        Side(source.checkpoint, source.inventory, reader),
+        Side(plan.target, plan.inventory, reader),
     )
 
 

@@ -36,6 +36,7 @@ def make_report(
     cache: SubspaceCache,
     computed: int,
     *,
+    notes: tuple[str, ...] = (),
     bytes_written: int,
     seconds: float,
 ) -> TransferReport:
@@ -46,6 +47,7 @@ def make_report(
         made: What became of every pair of the plan.
         cache: Where subspaces came from.
         computed: How many were computed.
+        notes: What the method found out about both models.
         bytes_written: Size of the tensor file.
         seconds: Wall time.
     """
@@ -69,7 +71,7 @@ def make_report(
         seconds=seconds,
         subspaces_cached=cache.hits,
         subspaces_computed=computed,
-        warnings=tuple(warnings_of(plan, kept, cache.failure)),
+        warnings=(*notes, *warnings_of(plan, kept, cache.failure)),
     )
     return TransferReport(
         inputs=inputs_of(plan),

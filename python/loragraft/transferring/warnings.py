@@ -41,7 +41,7 @@ def warnings_of(
             f"{counted(sources, 'source module')} feed several modules of the target, up to {most}"
             " each; every one gets its part, divided by their number"
         )
-    undefined = [row for row in kept if row.excess is None]
+    undefined = [row for row in kept if row.excess is None and row.left is not None]
     if undefined:
         sides = (undefined[0].left, undefined[0].right)
         why = next((side.why for side in sides if side is not None and side.why), "")

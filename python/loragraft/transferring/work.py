@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.comparison.kinship import kinship_of
 from loragraft.transferring.factors import cast, verbatim
-from loragraft.transferring.methods import AUTO, METHODS
+from loragraft.transferring.methods import AUTO, METHODS, WHOLE_METHODS
 from loragraft.transferring.methods.method import Bases
 from loragraft.transferring.options import DTYPES
 from loragraft.transferring.report import Fate, TransferredModule
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loragraft.subspaces.finder import SubspaceFinder
     from loragraft.tensor_reader import TensorReader
     from loragraft.transferring.factors import WrittenFactors
-    from loragraft.transferring.methods.method import Method
+    from loragraft.transferring.methods.method import Alignment, Method
     from loragraft.transferring.options import MinSimilarity, TransferOptions
     from loragraft.transferring.pairing import Pair
     from loragraft.transferring.update import Update
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
     """What is known of a pair before a method is chosen.
 
     Attributes:
-        bases: Subspaces of both weights, of one dimension.
+        bases: Subspaces of both weights, of one dimension; of dimension 0 where none were needed.
         row: The report's row so far.
         is_clear: Similarity is clearly above chance on every side where it is defined.
     """
@@ -55,11 +55,14 @@ class Worker:
         reader: Reads both models and the adapter.
         finder: Finds subspaces.
         options: What was asked for.
+        alignment: Of both models as a whole, where the method makes one; no subspaces are needed
+            then.
     """
 
     reader: TensorReader
     finder: SubspaceFinder
     options: TransferOptions
+    alignment: Alignment | None = None
 
     def transfer(self, pair: Pair, share: float) -> Made:
         """Transfer one module.
@@ -79,26 +82,27 @@ class Worker:
             made = Made(replace(row, why=why))
         else:
             name, reason = self._choice(row, is_clear)
-            made = self.make(pair, METHODS[name], bases, row, reason)
+            made = self.make(pair, self.method(name, pair), bases, row, reason)
         seconds = time.perf_counter() - started
         return Made(replace(made.row, seconds=seconds), made.factors)
 
+    def method(self, name: str, pair: Pair) -> Method:
+        """Return a method by name; for this pair where it is one of whole models."""
+        if self.alignment is not None and name in WHOLE_METHODS:
+            return self.alignment.method(pair.source.linear, pair.target)
+        return METHODS[name]
+
     def evidence(self, pair: Pair, share: float) -> Evidence:
-        """Measure how much a pair has in common."""
-        source, target = pair.source.linear, pair.target
-        kinship = kinship_of(self.finder, self.reader, source, target)
-        row = TransferredModule(
-            name=target.name,
-            kind=target.kind,
-            layer=target.layer,
-            shape=target.shape,
-            outcome=Fate.LEFT_OUT,
-            why="",
-            source=source.name,
-            source_layer=source.layer,
-            source_shape=source.shape,
-            share=share,
-            divided_by=pair.divided,
+        """Measure how much a pair has in common, as far as the method or a filter asks for it."""
+        row = _row(pair, share)
+        if self.alignment is not None and self.options.min_similarity is None:
+            bases = Bases(
+                *(self.finder.norm_alone(one) for one in (pair.source.linear, pair.target))
+            )
+            return Evidence(bases, replace(row, weight_norm=bases.target.norm), is_clear=False)
+        kinship = kinship_of(self.finder, self.reader, pair.source.linear, pair.target)
+        row = replace(
+            row,
             subspace_rank=kinship.first.rank,
             left=kinship.left,
             right=kinship.right,
@@ -167,6 +171,24 @@ class Worker:
         if untouched and code == module.lora_A.dtype == module.lora_B.dtype:
             return verbatim(self.reader, pair.target, module)
         return cast(pair.target, update.times(scale), module.scaling, code)
+
+
+def _row(pair: Pair, share: float) -> TransferredModule:
+    """Return the report's row of a pair of which nothing is measured yet."""
+    source, target = pair.source.linear, pair.target
+    return TransferredModule(
+        name=target.name,
+        kind=target.kind,
+        layer=target.layer,
+        shape=target.shape,
+        outcome=Fate.LEFT_OUT,
+        why="",
+        source=source.name,
+        source_layer=source.layer,
+        source_shape=source.shape,
+        share=share,
+        divided_by=pair.divided,
+    )
 
 
 def _measured(row: TransferredModule, factors: WrittenFactors, bases: Bases) -> TransferredModule:

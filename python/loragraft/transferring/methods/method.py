@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from loragraft.architecture import LinearModule
     from loragraft.subspaces.subspace import Subspace
     from loragraft.transferring.maps import Term
+    from loragraft.transferring.stream.side import Side
 
     #: (out, in) of a weight.
     Shape = tuple[int, int]
@@ -64,3 +66,32 @@ class Method(Protocol):
 
     def remark(self, source: Shape, target: Shape) -> str:
         """Return what a reader must know of this map; empty where there is nothing."""
+
+
+class Alignment(Protocol):
+    """What a method has found out about two whole models: it gives the maps of every pair."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of it, a sentence each."""
+
+    def method(self, source: LinearModule, target: LinearModule) -> Method:
+        """Return the method of one pair; it makes no use of singular subspaces."""
+
+
+class WholeMethod(Protocol):
+    """A method that looks at both models once, not at each pair of weights for itself.
+
+    Attributes:
+        name: As ``--method`` takes it.
+    """
+
+    name: str
+
+    def prepare(self, source: Side, target: Side) -> Alignment:
+        """Look at both models.
+
+        Raises:
+            MismatchError: The method cannot map between them.
+            FormatError: A file cannot be read.
+        """
