@@ -16,6 +16,7 @@ import lora_files as files
 import moe_models as moe
 from loragraft import extract, merge, verify
 from loragraft.errors import NothingToAdaptError, StoppedError, UsageError
+from loragraft.extraction.exact.trials import Trials
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,8 +125,15 @@ def test_hardly_any_weight_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", ["2", "4", "auto"])
-def test_a_full_fine_tune_is_plain(tmp_path: Path, rank: str) -> None:
+def test_a_full_fine_tune_is_plain(
+    tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its spectrum alone rules every useful rank out: nothing is searched, and the bytes stay."""
+
+    def searched(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Trials, "_take", searched)
     pair = models.merge(tmp_path, rank=0, size=20.0)
     plain, exact = tmp_path / "plain", tmp_path / "exact"
     extract(pair.base, pair.tuned, plain, rank=rank, max_rank=24 if rank == "auto" else None)

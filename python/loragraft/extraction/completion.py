@@ -6,20 +6,20 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from loragraft.documents import retire, write_documents
 from loragraft.extraction.carried import carry
 from loragraft.extraction.computation import compute
 from loragraft.extraction.decision import decide
 from loragraft.extraction.factors import FactorStore
 from loragraft.extraction.output import (
     config_of,
-    retire,
     tensors_path,
-    write_documents,
     write_tensors,
 )
 from loragraft.extraction.preflight import differences
 from loragraft.extraction.result import Extraction
 from loragraft.extraction.summary import make_report
+from loragraft.report.card import model_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +83,7 @@ def complete(
             patch=patch,
             seconds=time.perf_counter() - started,
         )
-        write_documents(destination, config, report, with_report=with_report)
+        data = report.to_json() if with_report else None
+        write_documents(destination, config, data, model_card(report, config))
         done.append(Extraction(report=report, output=destination.directory, config=config))
     return replace(done[-1], smaller=tuple(done[:-1]))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loragraft.adapter.peft_config import (
-    CONFIG_FILE,
     LAYOUT_KEY,
-    RESIDUAL_FILE,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
@@ -17,17 +14,12 @@ from loragraft.adapter.peft_config import (
 )
 from loragraft.adapter.whole_plan import read_spans
 from loragraft.architecture.families import family_of
-from loragraft.atomic_file import write_text_atomic
-from loragraft.errors import FormatError
 from loragraft.extraction.factors import peft_shape
 from loragraft.natural_order import natural_key
-from loragraft.report.card import model_card
 from loragraft.safetensors_writer import SafetensorsWriter
 from loragraft.tensor_bytes import TensorBytes
-from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -38,26 +30,6 @@ if TYPE_CHECKING:
     from loragraft.extraction.choice import Choice, Written
     from loragraft.extraction.factors import FactorStore
     from loragraft.extraction.plan import ExtractionPlan
-    from loragraft.report.model import Report
-
-
-#: Beside the tensors and the config; they tell of one run and must not outlive its adapter.
-_REPORT_FILE: Final = "report.json"
-_CARD_FILE: Final = "README.md"
-
-
-def retire(destination: Destination) -> None:
-    """Remove the documents of an adapter that is about to be replaced, its config first.
-
-    Raises:
-        FormatError: A file cannot be removed.
-    """
-    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE, RESIDUAL_FILE):
-        path = destination.directory / name
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
 
 
 def write_tensors(
@@ -136,21 +108,6 @@ def config_of(plan: ExtractionPlan, choice: Choice, carried: Carried) -> dict[st
     return {**config, **carried.whole.config}
 
 
-def write_documents(
-    destination: Destination, config: Mapping[str, Any], report: Report, *, with_report: bool
-) -> None:
-    """Write the report, the model card, and last the config, which marks the adapter complete."""
-    if with_report:
-        write_text_atomic(destination.file(_REPORT_FILE), dump(report.to_json()))
-    write_text_atomic(destination.file(_CARD_FILE), model_card(report, config))
-    write_text_atomic(destination.file(CONFIG_FILE), dump(config))
-
-
 def tensors_path(destination: Destination) -> Path:
     """Return where the adapter's tensors go."""
     return destination.file(TENSORS_FILE)
-
-
-def dump(data: object) -> str:
-    """Write data as JSON; NaN and Inf, which JSON lacks, are errors."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loragraft.adapter.peft_config import (
-    CONFIG_FILE,
-    RESIDUAL_FILE,
     TENSORS_FILE,
     WrittenModule,
     adapter_config,
@@ -15,35 +12,15 @@ from loragraft.adapter.peft_config import (
     task_type,
 )
 from loragraft.architecture.families import family_of
-from loragraft.atomic_file import write_text_atomic
-from loragraft.errors import FormatError
 from loragraft.natural_order import natural_key
 from loragraft.safetensors_writer import SafetensorsWriter
-from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from loragraft.destination import Destination
     from loragraft.transferring.factors import WrittenFactors
     from loragraft.transferring.plan import TransferPlan
-
-REPORT_FILE: Final = "report.json"
-CARD_FILE: Final = "README.md"
-
-
-def retire(destination: Destination) -> None:
-    """Remove the documents of an adapter that is about to be replaced, its config first.
-
-    Raises:
-        FormatError: A file cannot be removed.
-    """
-    for name in (CONFIG_FILE, REPORT_FILE, CARD_FILE, RESIDUAL_FILE):
-        path = destination.directory / name
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
 
 
 def write_tensors(destination: Destination, written: Sequence[WrittenFactors]) -> int:
@@ -88,21 +65,3 @@ def config_of(plan: TransferPlan, written: Sequence[WrittenFactors]) -> dict[str
         has_experts=bool(family.experts),
         knows_all=not family.splits,
     )
-
-
-def write_documents(
-    destination: Destination,
-    config: Mapping[str, Any],
-    report: Mapping[str, Any] | None,
-    card: str,
-) -> None:
-    """Write the report, the model card, and last the config, which marks the adapter complete."""
-    if report is not None:
-        write_text_atomic(destination.file(REPORT_FILE), dump(report))
-    write_text_atomic(destination.file(CARD_FILE), card)
-    write_text_atomic(destination.file(CONFIG_FILE), dump(config))
-
-
-def dump(data: object) -> str:
-    """Write data as JSON; NaN and Inf, which JSON lacks, are errors."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

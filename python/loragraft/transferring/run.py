@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from loragraft.architecture.selection import parse_selection
 from loragraft.destination import Destination, check_destination
+from loragraft.documents import retire, write_documents
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.subspaces.rank import parse_subspace_rank
@@ -22,7 +23,7 @@ from loragraft.transferring.options import (
     parse_min_similarity,
     parse_scale,
 )
-from loragraft.transferring.output import config_of, retire, write_documents, write_tensors
+from loragraft.transferring.output import config_of, write_tensors
 from loragraft.transferring.plan import make_plan
 from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept

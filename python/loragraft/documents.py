@@ -1,0 +1,59 @@
+"""The documents of an adapter's directory: report, model card, and the config that ends them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.adapter.peft_config import CONFIG_FILE, RESIDUAL_FILE
+from loragraft.atomic_file import write_text_atomic
+from loragraft.errors import FormatError
+from loragraft.wording import reason, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loragraft.destination import Destination
+
+#: Beside the tensors and the config; they tell of one run and must not outlive its adapter.
+_REPORT_FILE: Final = "report.json"
+_CARD_FILE: Final = "README.md"
+
+
+def retire(destination: Destination) -> None:
+    """Remove the documents of an adapter that is about to be replaced, its config first.
+
+    Raises:
+        FormatError: A file cannot be removed.
+    """
+    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE, RESIDUAL_FILE):
+        path = destination.directory / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
+
+
+def write_documents(
+    destination: Destination,
+    config: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+    card: str,
+) -> None:
+    """Write the report, the model card, and last the config, which marks the adapter complete.
+
+    Args:
+        destination: The adapter's directory.
+        config: Its ``adapter_config.json``.
+        report: Its ``report.json``; None for none.
+        card: Its ``README.md``.
+    """
+    if report is not None:
+        write_text_atomic(destination.file(_REPORT_FILE), dump(report))
+    write_text_atomic(destination.file(_CARD_FILE), card)
+    write_text_atomic(destination.file(CONFIG_FILE), dump(config))
+
+
+def dump(data: object) -> str:
+    """Write data as JSON; NaN and Inf, which JSON lacks, are errors."""
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
