@@ -302,3 +302,16 @@ def test_a_direction_spent_on_noise_is_replaced(tmp_path: Path) -> None:
         assert found([*range(7), noise]).end == "feasible"
     # Nor does a rank fit that is too small.
     assert found(list(range(7))).violations > 1000
+
+
+@pytest.mark.parametrize(("off", "outside"), [(2.0**-22, 0), (2.0**-17, 1)])
+def test_weights_too_small_for_single_precision(tmp_path: Path, off: float, outside: int) -> None:
+    """A half cell of 2^-29 beside a change of 1: the sum of products is no better than 2^-20."""
+    kind = cases.STORED["BF16"]
+    one = np.ones((1, 1), np.float32)
+    case = cases.Case((-one).astype(kind), (one * 2.0**-20).astype(kind), one, one)
+    change = np.float32(1.0 + 2.0**-20 + off) * one
+    _, violations, _, _ = native.cell_residual(
+        *cases.stored_pair(tmp_path, case), change, one, "BF16"
+    )
+    assert violations == outside
