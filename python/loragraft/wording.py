@@ -64,6 +64,11 @@ def shapes(found: Sequence[tuple[int, int]]) -> str:
     return f"{text} …" if len(found) > _MOST_SHAPES else text
 
 
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
 def span(low: int, high: int) -> str:
     """Return a range, or the one number that it is."""
     return str(low) if low == high else f"{low}–{high}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.architecture.expert_layout import parse_layouts
+from loragraft.architecture.fused import parse_fused
 from loragraft.architecture.roles import Role
 from loragraft.errors import FormatError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from loragraft.architecture.expert_layout import ExpertLayout
+    from loragraft.architecture.fused import FusedRows
 
 _DATA: Final = Path(__file__).parent / "data"
 _GENERIC: Final = "generic"
@@ -38,6 +40,7 @@ _KEYS: Final = (
     "parameters",
     "unloaded",
     "splits",
+    "fused",
 )
 
 
@@ -64,6 +67,7 @@ class Family:
         unloaded: Regexes found in the names of tensors that transformers does not load.
         splits: The model in memory has linear layers that no tensor is named after, because
             transformers takes others apart, or joins them, on loading.
+        fused: Suffixes of layers that most models store as several -> the order of their rows.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Family:
     parameters: tuple[str, ...] = ()
     unloaded: tuple[str, ...] = ()
     splits: bool = False
+    fused: Mapping[str, FusedRows] = field(default_factory=dict)
 
     def role(self, module: str) -> Role | None:
         """Return the role that the longest fitting suffix gives, None where none fits."""
@@ -96,6 +101,11 @@ class Family:
     def is_parameter(self, module: str) -> bool:
         """Say whether PEFT reaches the layer's weight only as a parameter of its module."""
         return _longest_suffix(module, self.parameters) is not None
+
+    def fused_rows(self, module: str) -> FusedRows | None:
+        """Return the order of the rows of a fused layer, None for any other."""
+        suffix = _longest_suffix(module, self.fused)
+        return None if suffix is None else self.fused[suffix]
 
     def why_refused(self, module: str) -> str | None:
         """Return why no adapter can be put on this layer, None where one can."""
@@ -205,6 +215,7 @@ def parse_family(data: object, where: str) -> Family:
         parameters=_strings(data, "parameters", where),
         unloaded=_regexes(data, "unloaded", where),
         splits=_flag(data, "splits", where),
+        fused=parse_fused(data, where),
     )
 
 

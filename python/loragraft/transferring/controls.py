@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,14 @@ from loragraft.transferring.factors import cast
 from loragraft.transferring.methods import METHODS, PADDED_COPY
 from loragraft.transferring.pairing import Pair
 from loragraft.transferring.update import Update, balanced
+from loragraft.transferring.verdict import root_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from loragraft.transferring.factors import WrittenFactors
     from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.report import TransferredModule
     from loragraft.transferring.work import Made, Worker
 
 RANDOM: Final = "random"
@@ -41,6 +43,13 @@ class Control:
     factors: tuple[WrittenFactors, ...]
 
 
+class _Kept(NamedTuple):
+    """A module that was written: its pairs with their rows, and its factors."""
+
+    pairs: Sequence[tuple[Pair, TransferredModule]]
+    factors: WrittenFactors
+
+
 def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> tuple[Control, ...]:
     """Make the controls of a transfer, for the modules that it kept.
 
@@ -50,8 +59,11 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
         FormatError: A file cannot be read.
     """
     kept = [
-        (pair, one, one.factors)
-        for pair, one in zip(plan.pairs, made, strict=True)
+        _Kept(
+            [(pair, row) for pair, row in zip(pairs, one.rows, strict=True) if row.rank],
+            one.factors,
+        )
+        for pairs, one in zip(plan.modules, made, strict=True)
         if one.factors is not None
     ]
     controls = (
@@ -80,53 +92,57 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
     return controls
 
 
-def _padded(
-    worker: Worker, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
-) -> Iterator[WrittenFactors]:
+def _padded(worker: Worker, kept: Sequence[_Kept]) -> Iterator[WrittenFactors]:
     method = METHODS[PADDED_COPY]
-    for pair, one, _ in kept:
-        bases = worker.evidence(pair, one.row.share).bases
-        control = worker.make(pair, method, bases, one.row, "").factors
+    for one in kept:
+        pieces = []
+        for pair, row in one.pairs:
+            bases = worker.evidence(pair, row.share).bases
+            pieces.append(worker.make(pair, method, bases, row, ""))
+        control = worker.join(pieces).factors
         if control is not None:
             yield control
 
 
-def _random(
-    plan: TransferPlan, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
-) -> Iterator[WrittenFactors]:
+def _random(plan: TransferPlan, kept: Sequence[_Kept]) -> Iterator[WrittenFactors]:
     generator = np.random.default_rng(plan.options.seed)
-    for pair, one, factors in kept:
-        out, into = pair.target.shape
+    for one in kept:
+        factors = one.factors
+        out, into = factors.target.shape
         drawn = Update(
             generator.standard_normal((out, factors.rank)),
             generator.standard_normal((factors.rank, into)),
         )
         update = balanced(drawn, factors.rank).update
+        norm = root_sum([row.delta_norm for _, row in one.pairs])
         yield cast(
-            pair.target,
-            update.times(one.row.delta_norm / update.norm),
+            factors.target,
+            update.times(norm / update.norm),
             factors.alpha / factors.rank,
             factors.dtype,
         )
 
 
 def _shuffled(
-    plan: TransferPlan, worker: Worker, kept: Sequence[tuple[Pair, Made, WrittenFactors]]
+    plan: TransferPlan, worker: Worker, kept: Sequence[_Kept]
 ) -> Iterator[WrittenFactors]:
     """Transfer with sources of other layers, wherever the adapter has such a module."""
-    placements = {place_of(p.linear): p for p in plan.source.placements.values()}
-    layers = sorted({place.layer for place in placements if place.layer >= 0})
+    sources = {place_of(source.linear): source for source in plan.source.all_parts}
+    layers = sorted({place.layer for place in sources if place.layer >= 0})
     order = _derangement(len(layers), plan.options.seed)
     other = {layer: layers[order[position]] for position, layer in enumerate(layers)}
-    for pair, one, _ in kept:
-        place = place_of(pair.source.linear)
-        source = placements.get(place._replace(layer=other.get(place.layer, -1)))
-        if source is None:
-            continue
-        swapped = Pair(pair.target, source, pair.divided)
-        bases = worker.evidence(swapped, one.row.share).bases
-        method = worker.method(one.row.method, swapped)
-        control = worker.make(swapped, method, bases, one.row, "").factors
+    for one in kept:
+        pieces = []
+        for pair, row in one.pairs:
+            place = place_of(pair.source.linear)
+            source = sources.get(place._replace(layer=other.get(place.layer, -1)))
+            if source is None:
+                continue
+            swapped = Pair(pair.target, source, pair.divided)
+            bases = worker.evidence(swapped, row.share).bases
+            method = worker.method(row.method, swapped)
+            pieces.append(worker.make(swapped, method, bases, row, ""))
+        control = worker.join(pieces).factors
         if control is not None:
             yield control
 

@@ -8,14 +8,17 @@ import numpy as np
 
 from loragraft.dtypes import from_float32, to_float32
 from loragraft.errors import NonFiniteError
+from loragraft.transferring.joining import RowFactors, indices, stacked
 from loragraft.transferring.update import Update
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from loragraft.adapter.peft import AdapterModule
     from loragraft.architecture import LinearModule
     from loragraft.tensor_reader import TensorReader
+    from loragraft.transferring.pairing import Pair
 
 _WIDEST: Final = "F32"
 
@@ -52,24 +55,31 @@ class WrittenFactors(NamedTuple):
         return self.lora_A.nbytes + self.lora_B.nbytes
 
 
-def verbatim(reader: TensorReader, target: LinearModule, module: AdapterModule) -> WrittenFactors:
-    """Return the factors of an adapter's module, bit for bit.
+def verbatim(reader: TensorReader, pairs: Sequence[Pair]) -> WrittenFactors:
+    """Return the factors of an adapter's modules in their places in one layer, bit for bit.
+
+    Args:
+        reader: Reads the adapter.
+        pairs: Parts of one layer, or all of it, whose sources have one dtype and one scaling.
 
     Raises:
         FormatError: A file cannot be read.
     """
-    a, b = module.lora_A, module.lora_B
-    alpha = module.scaling * module.rank
+    target, module = pairs[0].target.whole, pairs[0].source.module
+    b, a = stacked(target.shape[0], [_stored(reader, pair) for pair in pairs])
+    rank = len(a)
     # scaling is alpha / rank; the quotient of the product may be an ulp off.
-    alpha = module.alpha if module.alpha / module.rank == module.scaling else alpha
-    return WrittenFactors(
-        target,
-        module.rank,
-        alpha,
-        a.dtype if a.dtype == b.dtype else "",
-        reader.raw_rows(a, 0, a.shape[0]),
-        reader.raw_rows(b, 0, b.shape[0]),
-    )
+    same = rank == module.rank and module.alpha / module.rank == module.scaling
+    alpha = module.alpha if same else module.scaling * rank
+    return WrittenFactors(target, rank, alpha, module.lora_A.dtype, a, b)
+
+
+def _stored(reader: TensorReader, pair: Pair) -> RowFactors:
+    a, b = pair.source.module.lora_A, pair.source.module.lora_B
+    left = reader.raw_rows(b, 0, b.shape[0])
+    if not pair.source.part.is_whole:
+        left = left[indices(pair.source.part.rows)]
+    return RowFactors(pair.target.rows, left, reader.raw_rows(a, 0, a.shape[0]))
 
 
 def cast(target: LinearModule, update: Update, scaling: float, dtype: str) -> WrittenFactors:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from loragraft.architecture.modules import take_inventory
+from loragraft.architecture.parts import split
 from loragraft.architecture.selection import ALL_LINEAR, Selection, select
 from loragraft.checkpoint import open_checkpoint
 from loragraft.comparison.places import depth_of, main_stack
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring import layers as maps
+from loragraft.transferring.methods import WHOLE_METHODS
 from loragraft.transferring.pairing import pair_modules
 from loragraft.transferring.report import FilterReport
 from loragraft.transferring.similar_layers import layer_similarity, same_widths
@@ -22,9 +24,9 @@ from loragraft.wording import counted, percent, shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from loragraft.architecture import Inventory
+    from loragraft.architecture import Inventory, LinearModule
     from loragraft.checkpoint import Checkpoint
     from loragraft.transferring.options import TransferOptions
     from loragraft.transferring.pairing import Pair, Pairing
@@ -58,7 +60,7 @@ class TransferPlan:
         options: What was asked for.
         layer_map: The rule that paired the layers, in words.
         layers: Layer of the target -> layer of the source.
-        norms: ‖ΔW‖ of every module of the adapter.
+        norms: ‖ΔW‖ of every module of the adapter, of every part where it is fused.
         pairs: What is to be transferred.
         left_out: Pairs that a filter removed.
         filters: What each filter removed.
@@ -80,11 +82,20 @@ class TransferPlan:
         """Squared norm of the whole adapter."""
         return math.fsum(norm * norm for norm in self.norms.values())
 
+    @property
+    def modules(self) -> tuple[tuple[Pair, ...], ...]:
+        """The pairs, those of one module of the target together."""
+        groups: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            groups.setdefault(pair.target.whole.name, []).append(pair)
+        return tuple(map(tuple, groups.values()))
+
     def share(self, pair: Pair) -> float:
         """Return the share of the adapter's squared norm that goes to a pair."""
         total = self.total
-        norm = self.norms[pair.source.linear.name]
-        return norm * norm / pair.divided / total if total > 0.0 else 0.0
+        norms = [self.norms[part.linear.name] for part in self.source.parts_of(pair.source)]
+        squares = math.fsum(norm * norm for norm in norms)
+        return squares / pair.divided / total if total > 0.0 else 0.0
 
 
 def make_plan(
@@ -104,8 +115,10 @@ def make_plan(
     chosen, why_not = select(inventory, options.selection)
     norms = _norms(origin)
     stacks = _stacks(origin, inventory)
-    rule, layers = _layer_map(origin, inventory, stacks, options)
-    pairing = pair_modules(origin.placements, inventory.linears, stacks, layers)
+    parts = split(inventory.linears, goal.config)
+    rule, layers = _layer_map(origin, [part.linear for part in parts], stacks, options)
+    apart = options.method in WHOLE_METHODS
+    pairing = pair_modules(origin, parts, stacks, layers, apart=apart)
     if not pairing.pairs:
         raise MismatchError(
             f"{shown(goal.reference)} has no module for any of the"
@@ -114,11 +127,11 @@ def make_plan(
         )
     names = {linear.name for linear in chosen}
     left_out = tuple(
-        LeftOut(pair, why_not.get(pair.target.tensor, "not chosen"))
+        LeftOut(pair, why_not.get(pair.target.whole.tensor, "not chosen"))
         for pair in pairing.pairs
-        if pair.target.name not in names
+        if pair.target.whole.name not in names
     )
-    pairs = tuple(pair for pair in pairing.pairs if pair.target.name in names)
+    pairs = tuple(pair for pair in pairing.pairs if pair.target.whole.name in names)
     plan = TransferPlan(origin, goal, inventory, options, rule, layers, norms, pairs, left_out, ())
     filters = (*_unused(plan, pairing), *_selected(plan, left_out))
     if not pairs:
@@ -131,8 +144,9 @@ def make_plan(
 def _norms(origin: SourceAdapter) -> dict[str, float]:
     with TensorReader() as reader:
         norms = {
-            name: read_update(reader, placement).norm
-            for name, placement in origin.placements.items()
+            part.linear.name: read_update(reader, part).norm
+            for parts in origin.parts.values()
+            for part in parts
         }
     if not any(norms.values()):
         raise NothingToAdaptError(
@@ -150,20 +164,17 @@ def _stacks(origin: SourceAdapter, inventory: Inventory) -> tuple[str, str]:
 
 def _layer_map(
     origin: SourceAdapter,
-    inventory: Inventory,
+    targets: Sequence[LinearModule],
     stacks: tuple[str, str],
     options: TransferOptions,
 ) -> tuple[str, dict[int, int]]:
     """Return the rule that applies, and what it gives."""
-    depths = (
-        depth_of(origin.inventory.linears, stacks[0]),
-        depth_of(inventory.linears, stacks[1]),
-    )
+    depths = depth_of(origin.inventory.linears, stacks[0]), depth_of(targets, stacks[1])
     rule = options.layer_map
     if rule == "auto":
         rule = maps.IDENTITY
         if depths[0] != depths[1]:
-            alike = same_widths(origin, inventory, stacks)
+            alike = same_widths(origin, targets, stacks)
             rule = maps.SIMILARITY if alike else maps.PROPORTIONAL
     if rule == maps.IDENTITY:
         return rule, maps.identity(*depths)
@@ -171,7 +182,7 @@ def _layer_map(
         return rule, maps.proportional(*depths)
     if rule == maps.SIMILARITY:
         return rule, maps.order_preserving(
-            layer_similarity(origin, inventory, stacks, depths, options)
+            layer_similarity(origin, targets, stacks, depths, options)
         )
     return f"file {rule}", maps.read_layer_map(rule, *depths)
 
@@ -183,10 +194,11 @@ def _unused(plan: TransferPlan, pairing: Pairing) -> list[FilterReport]:
         option = LAYER_MAP if LAYER_MAP in why else _NO_PLACE
         groups.setdefault(option, []).append(name)
     total = plan.total
+    owners = {part.linear.name: name for name, parts in plan.source.parts.items() for part in parts}
     return [
         FilterReport(
             f"{option} {plan.layer_map}" if option == LAYER_MAP else option,
-            len(names),
+            len({owners[name] for name in names}),
             total_share(plan.norms[name] ** 2 / total for name in names),
             pairing.unused[names[0]],
         )
@@ -202,7 +214,7 @@ def _selected(plan: TransferPlan, left_out: tuple[LeftOut, ...]) -> list[FilterR
     return [
         FilterReport(
             _option(why, plan.options.selection),
-            len(found),
+            len({one.pair.target.whole.name for one in found}),
             total_share(plan.share(one.pair) for one in found),
             why,
         )

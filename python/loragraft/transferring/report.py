@@ -24,20 +24,25 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TransferredModule:
-    """One module of the target that had a source; norms are Frobenius, of the factors as written.
+    """One module of the target that had a source, or a part of one where it is fused.
+
+    Norms are Frobenius, of the factors as written.
 
     Attributes:
         name: Module path in the target, as PEFT names it.
         kind: Last component of the path, such as ``q_proj``.
         layer: Block number, None outside the blocks.
-        shape: ``(out, in)`` of the target's weight.
+        shape: ``(out, in)`` of the target's weight, of its rows in question.
         outcome: What became of it.
         why: Why that, and with that method; never empty.
         source: Module path in the source.
         source_layer: Its block number.
-        source_shape: ``(out, in)`` of the source's weight.
+        source_shape: ``(out, in)`` of the source's weight, of its rows in question.
         share: Share of the source adapter's squared norm that was at stake here.
         divided_by: Modules of the target that take this source; each gets that part.
+        part: Which rows of a fused module, such as ``q_proj`` of ``qkv_proj``; empty for all.
+        source_part: The same of the source's module.
+        source_rank: Rank of the source's factors.
         method: The alignment; empty where the module was left out before one was chosen.
         subspace_rank: Dimension of the subspaces; 0 where none were needed.
         left: Overlap of the output spaces, against chance; None where it was not measured.
@@ -45,7 +50,7 @@ class TransferredModule:
         excess: Mean excess of both sides over chance; None where it is defined on neither.
         weight_change: ‖W_t − W_s‖ / ‖W_s‖; None for different shapes.
         weight_cosine: Cosine between W_s and W_t; None for different shapes.
-        rank: Rank written.
+        rank: Rank written, of all parts of the module together.
         alpha: Alpha that applies to this module; its scaling is ``alpha / rank``.
         dtype: Safetensors code of the written factors.
         source_norm: ‖ΔW_s‖, divided as ``divided_by`` says.
@@ -71,6 +76,9 @@ class TransferredModule:
     source_shape: tuple[int, int]
     share: float
     divided_by: int
+    part: str = ""
+    source_part: str = ""
+    source_rank: int = 0
     method: str = ""
     subspace_rank: int = 0
     left: Overlap | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from loragraft.transferring.controls import Control
     from loragraft.transferring.methods.method import Alignment
+    from loragraft.transferring.pairing import Pair
     from loragraft.transferring.plan import TransferPlan
     from loragraft.transferring.report import TransferReport
     from loragraft.transferring.work import Made
@@ -247,19 +249,22 @@ def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:
 
 
 def _transferred(plan: TransferPlan, worker: Worker, progress: Progress | None) -> tuple[Made, ...]:
-    total = sum(_bytes(pair.target.shape) + _bytes(pair.source.linear.shape) for pair in plan.pairs)
+    total = sum(map(_bytes, plan.pairs))
     done = 0
     made = []
-    for pair in plan.pairs:
-        made.append(worker.transfer(pair, plan.share(pair)))
-        done += _bytes(pair.target.shape) + _bytes(pair.source.linear.shape)
-        if progress is not None:
-            progress(pair.target.name, done, total)
+    for pairs in plan.modules:
+        pieces = []
+        for pair in pairs:
+            pieces.append(worker.transfer(pair, plan.share(pair)))
+            done += _bytes(pair)
+            if progress is not None:
+                progress(pair.target.linear.name, done, total)
+        made.append(worker.join(pieces))
     return tuple(made)
 
 
-def _bytes(shape: tuple[int, int]) -> int:
-    return 4 * shape[0] * shape[1]
+def _bytes(pair: Pair) -> int:
+    return 4 * sum(math.prod(one.linear.shape) for one in (pair.source, pair.target))
 
 
 def _write_control(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loragraft.architecture.parts import split
 from loragraft.comparison.places import place_of
 from loragraft.errors import MismatchError
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
@@ -15,18 +16,26 @@ from loragraft.tensor_reader import TensorReader
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from loragraft.architecture import Inventory, LinearModule
+    from loragraft.architecture import LinearModule
     from loragraft.transferring.options import TransferOptions
     from loragraft.transferring.source_adapter import SourceAdapter
 
 
-def same_widths(origin: SourceAdapter, inventory: Inventory, stacks: tuple[str, str]) -> bool:
-    """Say whether some kind of module has one width on both sides, output or input."""
-    ours, theirs = _both(origin, inventory, stacks)
+def same_widths(
+    origin: SourceAdapter, targets: Sequence[LinearModule], stacks: tuple[str, str]
+) -> bool:
+    """Say whether some kind of module has one width on both sides, output or input.
+
+    Args:
+        origin: The adapter on its model.
+        targets: Linear layers of the target, fused ones taken apart.
+        stacks: The stacks of blocks of source and target.
+    """
+    ours, theirs = _both(origin, targets, stacks)
     return any(
         own == other
         for tail in ours.keys() & theirs.keys()
@@ -36,7 +45,7 @@ def same_widths(origin: SourceAdapter, inventory: Inventory, stacks: tuple[str, 
 
 def layer_similarity(
     origin: SourceAdapter,
-    inventory: Inventory,
+    targets: Sequence[LinearModule],
     stacks: tuple[str, str],
     depths: tuple[int, int],
     options: TransferOptions,
@@ -54,13 +63,13 @@ def layer_similarity(
         NonFiniteError: NaN or Inf in a weight.
         FormatError: A file cannot be read.
     """
-    if not same_widths(origin, inventory, stacks):
+    if not same_widths(origin, targets, stacks):
         raise MismatchError(
             f"--layer-map similarity: {shown(origin.checkpoint.reference)} and the target have no"
             " width in common, so the similarity of their layers is not defined; use --layer-map"
             " proportional"
         )
-    ours, theirs = _both(origin, inventory, stacks)
+    ours, theirs = _both(origin, targets, stacks)
     total = np.zeros(depths)
     counts = np.zeros(depths)
     cache = SubspaceCache(cache_directory() if options.cache else None)
@@ -88,13 +97,14 @@ def layer_similarity(
 
 
 def _both(
-    origin: SourceAdapter, inventory: Inventory, stacks: tuple[str, str]
+    origin: SourceAdapter, targets: Sequence[LinearModule], stacks: tuple[str, str]
 ) -> tuple[dict[str, dict[int, LinearModule]], dict[str, dict[int, LinearModule]]]:
     """Return the modules of either side by path within the block, and layer."""
-    wanted = {place_of(placement.linear).tail for placement in origin.placements.values()}
+    wanted = {place_of(one.linear).tail for parts in origin.parts.values() for one in parts}
+    own = split(origin.inventory.linears, origin.checkpoint.config)
     return (
-        _by_tail(origin.inventory.linears, stacks[0], wanted),
-        _by_tail(inventory.linears, stacks[1], wanted),
+        _by_tail((part.linear for part in own), stacks[0], wanted),
+        _by_tail(targets, stacks[1], wanted),
     )
 
 

@@ -11,10 +11,12 @@ from loragraft.adapter.delta import DeltaReader
 from loragraft.adapter.peft import read_adapter
 from loragraft.adapter.peft_config import CONFIG_FILE
 from loragraft.adapter.placement import place_adapter
+from loragraft.architecture.parts import split, whole
 from loragraft.architecture.roles import Role
 from loragraft.errors import MismatchError
 from loragraft.input_file import read_bytes
 from loragraft.json_text import parse_object
+from loragraft.transferring.joining import indices
 from loragraft.transferring.update import Update
 from loragraft.wording import counted, quoted, shown
 
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from loragraft.adapter.peft import PeftAdapter
+    from loragraft.adapter.peft import AdapterModule, PeftAdapter
     from loragraft.adapter.placement import Placement
-    from loragraft.architecture import Inventory
+    from loragraft.architecture import Inventory, LinearModule
+    from loragraft.architecture.parts import Part
     from loragraft.checkpoint import Checkpoint
     from loragraft.tensor_reader import TensorReader
 
@@ -41,6 +44,25 @@ _BESIDE: Final = {
 }
 
 
+class SourcePart(NamedTuple):
+    """An adapter's module, or what it does to some rows of a fused weight.
+
+    Attributes:
+        module: The adapter's module.
+        part: The weight that it changes, or the rows in question.
+        placement: The module on its weight.
+    """
+
+    module: AdapterModule
+    part: Part
+    placement: Placement
+
+    @property
+    def linear(self) -> LinearModule:
+        """The weight, or the rows as a layer."""
+        return self.part.linear
+
+
 class SourceAdapter(NamedTuple):
     """An adapter and where its modules sit in the source model.
 
@@ -49,12 +71,25 @@ class SourceAdapter(NamedTuple):
         checkpoint: The source model.
         inventory: What that consists of.
         placements: The adapter's modules by name.
+        parts: The same with fused ones taken apart, by the module's name.
     """
 
     adapter: PeftAdapter
     checkpoint: Checkpoint
     inventory: Inventory
     placements: Mapping[str, Placement]
+    parts: Mapping[str, tuple[SourcePart, ...]]
+
+    @property
+    def all_parts(self) -> tuple[SourcePart, ...]:
+        """Every module as a whole, and the parts of those that are fused."""
+        found = tuple(all_of(placement) for placement in self.placements.values())
+        parts = (part for parts in self.parts.values() for part in parts)
+        return (*found, *(part for part in parts if not part.part.is_whole))
+
+    def parts_of(self, source: SourcePart) -> tuple[SourcePart, ...]:
+        """Return the parts of a whole module, itself where it is not fused or is a part."""
+        return self.parts[source.placement.linear.name] if source.part.is_whole else (source,)
 
 
 def open_source(path: str | os.PathLike[str], checkpoint: Checkpoint) -> SourceAdapter:
@@ -76,18 +111,31 @@ def open_source(path: str | os.PathLike[str], checkpoint: Checkpoint) -> SourceA
         checkpoint,
         placed.inventory,
         {placement.linear.name: placement for placement in placed.placements},
+        {
+            placement.linear.name: tuple(
+                SourcePart(placement.module, part, placement)
+                for part in split([placement.linear], checkpoint.config)
+            )
+            for placement in placed.placements
+        },
     )
 
 
-def read_update(reader: TensorReader, placement: Placement) -> Update:
-    """Return scaling·B·A of a module, factored, in float64.
+def all_of(placement: Placement) -> SourcePart:
+    """Return a module of the adapter with all rows of its weight."""
+    return SourcePart(placement.module, whole(placement.linear), placement)
+
+
+def read_update(reader: TensorReader, source: SourcePart) -> Update:
+    """Return scaling·B·A of a module, of those rows, factored, in float64.
 
     Raises:
         NonFiniteError: A factor holds NaN or Inf.
         FormatError: A file cannot be read.
     """
-    delta = DeltaReader(reader).delta(placement, transposed=False)
-    return Update(delta.left.astype(np.float64) * delta.scaling, delta.right.astype(np.float64))
+    delta = DeltaReader(reader).delta(source.placement, transposed=False)
+    left = delta.left if source.part.is_whole else delta.left[indices(source.part.rows)]
+    return Update(left.astype(np.float64) * delta.scaling, delta.right.astype(np.float64))
 
 
 def _refuse_settings(path: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.errors import NothingToAdaptError
 from loragraft.report.model import SCHEMA, Outcome, TensorReport
 from loragraft.transferring.options import MATCH_NORM
-from loragraft.transferring.report import (
-    Fate,
-    FilterReport,
-    TransferredModule,
-    TransferReport,
-    TransferSummary,
+from loragraft.transferring.piece import row_of
+from loragraft.transferring.report import Fate, FilterReport, TransferReport, TransferSummary
+from loragraft.transferring.verdict import (
+    fates,
+    modules_in,
+    root_sum,
+    total_share,
+    verdict,
+    whole_no_op,
 )
-from loragraft.transferring.verdict import root_sum, total_share, verdict, whole_no_op
 from loragraft.transferring.warnings import warnings_of
 from loragraft.wording import counted, percent, shown
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from loragraft.subspaces.cache import SubspaceCache
     from loragraft.transferring.controls import Control
     from loragraft.transferring.plan import TransferPlan
+    from loragraft.transferring.report import TransferredModule
     from loragraft.transferring.work import Made
 
 _NOT_IN_ADAPTER: Final = "the adapter has nothing for it"
@@ -44,14 +48,14 @@ def make_report(
 
     Args:
         plan: What was to be done.
-        made: What became of every pair of the plan.
+        made: What became of every module of the plan.
         cache: Where subspaces came from.
         computed: How many were computed.
         notes: What the method found out about both models.
         bytes_written: Size of the tensor file.
         seconds: Wall time.
     """
-    rows = (*(one.row for one in made), *_rows_left_out(plan))
+    rows = (*(row for one in made for row in one.rows), *_rows_left_out(plan))
     kept = [row for row in rows if row.outcome is not Fate.LEFT_OUT]
     share = total_share(row.share for row in kept)
     source = root_sum([row.source_norm for row in kept])
@@ -59,9 +63,10 @@ def make_report(
     delta = root_sum([row.delta_norm for row in kept])
     total = root_sum(weights)
     no_op = whole_no_op(kept)
+    outcomes = Counter(fates(rows).values())
     summary = TransferSummary(
         verdict=verdict(rows, share, no_op),
-        counts={fate.value: sum(row.outcome is fate for row in rows) for fate in Fate},
+        counts={fate.value: outcomes[fate] for fate in Fate},
         layer_map=plan.layer_map,
         norm_share=share,
         retained=root_sum([(row.retained or 0.0) * row.source_norm for row in kept]) / source,
@@ -107,33 +112,21 @@ def inputs_of(plan: TransferPlan) -> dict[str, Any]:
 
 def nothing_kept(plan: TransferPlan, made: Sequence[Made]) -> NothingToAdaptError:
     """Return the error of a transfer that left every module out, with the commonest reason."""
-    option, count = Counter(_option(one.row) for one in made).most_common(1)[0]
-    example = next(one.row for one in made if _option(one.row) == option)
-    share = total_share(one.row.share for one in made if _option(one.row) == option)
+    rows = [row for one in made for row in one.rows]
+    option = Counter(map(_option, rows)).most_common(1)[0][0]
+    removed = [row for row in rows if _option(row) == option]
+    example, share = removed[0], total_share(row.share for row in removed)
     advice = "lower it, or leave it out" if "similarity" in option else "choose another"
     return NothingToAdaptError(
         f"{shown(plan.target.reference)}: nothing of the adapter is kept: {option} leaves out"
-        f" {counted(count, 'module')} with {percent(share)} of its squared norm"
+        f" {counted(modules_in(removed), 'module')} with {percent(share)} of its squared norm"
         f" ({example.name}: {example.why}); {advice}"
     )
 
 
 def _rows_left_out(plan: TransferPlan) -> Iterator[TransferredModule]:
     for one in plan.left_out:
-        target, source = one.pair.target, one.pair.source.linear
-        yield TransferredModule(
-            name=target.name,
-            kind=target.kind,
-            layer=target.layer,
-            shape=target.shape,
-            outcome=Fate.LEFT_OUT,
-            why=one.why,
-            source=source.name,
-            source_layer=source.layer,
-            source_shape=source.shape,
-            share=plan.share(one.pair),
-            divided_by=one.pair.divided,
-        )
+        yield replace(row_of(one.pair, plan.share(one.pair)), why=one.why)
 
 
 def _option(row: TransferredModule) -> str:
@@ -151,21 +144,23 @@ def _at_work(rows: Iterable[TransferredModule]) -> Iterator[FilterReport]:
             groups.setdefault(_option(row), []).append(row)
     for option, found in groups.items():
         share = total_share(row.share for row in found)
-        yield FilterReport(option, len(found), share, found[0].why)
+        yield FilterReport(option, modules_in(found), share, found[0].why)
 
 
 def _tensors(plan: TransferPlan, rows: Iterable[TransferredModule]) -> Iterator[TensorReport]:
     """Yield every tensor of the target, with what became of it."""
-    by_name = {row.name: row for row in rows}
+    by_name: dict[str, list[TransferredModule]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
     owners = {name: linear for linear in plan.inventory.linears for name in linear.tensors}
     for name, entry in plan.target.tensors.items():
         linear = owners.get(name)
-        row = by_name.get(linear.name) if linear is not None else None
-        if row is None:
+        own = by_name.get(linear.name, []) if linear is not None else []
+        if not own:
             why = plan.inventory.others.get(name, _NOT_IN_ADAPTER)
             outcome = Outcome.UNCHANGED
-        elif row.outcome is Fate.LEFT_OUT:
-            why, outcome = row.why, Outcome.LEFT_OUT
+        elif all(row.outcome is Fate.LEFT_OUT for row in own):
+            why, outcome = own[0].why, Outcome.LEFT_OUT
         else:
             why, outcome = "", Outcome.ADAPTED
         yield TensorReport(name, entry.shape, entry.dtype, None, outcome, why)

@@ -45,7 +45,8 @@ def figures_table(report: TransferReport) -> Table:
     groups: dict[tuple[str, str], list[TransferredModule]] = {}
     for row in report.modules:
         method = row.method if row.outcome is not Fate.LEFT_OUT else "left out"
-        groups.setdefault((row.kind, method), []).append(row)
+        kind = f"{row.part} in {row.kind}" if row.part else row.kind
+        groups.setdefault((kind, method), []).append(row)
     rows = tuple(_cells(kind, method, found) for (kind, method), found in groups.items())
     kept = [row for row in report.modules if row.outcome is not Fate.LEFT_OUT]
     return Table(_COLUMNS, rows, _cells("all kept", "", kept), words=2)
@@ -88,12 +89,13 @@ def plan_page(plan: TransferPlan) -> Page:
     """Return what a plan would do, by kind of module."""
     groups: dict[str, list[Pair]] = {}
     for pair in plan.pairs:
-        groups.setdefault(pair.target.kind, []).append(pair)
+        title, kind = pair.target.title, pair.target.whole.kind
+        groups.setdefault(f"{title} in {kind}" if title else kind, []).append(pair)
     rows = tuple(
         (
             kind,
             shapes(sorted({pair.source.linear.shape for pair in pairs})),
-            shapes(sorted({pair.target.shape for pair in pairs})),
+            shapes(sorted({pair.target.linear.shape for pair in pairs})),
             str(len(pairs)),
             percent(math.fsum(plan.share(pair) for pair in pairs)),
         )
@@ -121,9 +123,11 @@ def plan_data(plan: TransferPlan) -> dict[str, Any]:
         "layers": {str(target): source for target, source in plan.layers.items()},
         "modules": [
             {
-                "name": pair.target.name,
-                "shape": pair.target.shape,
-                "source": pair.source.linear.name,
+                "name": pair.target.whole.name,
+                "part": pair.target.title,
+                "shape": pair.target.linear.shape,
+                "source": pair.source.part.whole.name,
+                "source_part": pair.source.part.title,
                 "source_shape": pair.source.linear.shape,
                 "divided_by": pair.divided,
                 "share": plan.share(pair),

@@ -43,6 +43,11 @@ def near_no_op(
     )
 
 
+def title_of(row: TransferredModule) -> str:
+    """Return the name of a module, of a part of a fused one with its own."""
+    return f"{row.name} ({row.part})" if row.part else row.name
+
+
 def root_sum(values: Sequence[float]) -> float:
     """Return the root of the sum of squares."""
     return math.sqrt(math.fsum(value * value for value in values))
@@ -57,40 +62,57 @@ def whole_no_op(kept: Sequence[TransferredModule]) -> str:
     """Return why a whole adapter does next to nothing; empty where it does something."""
     weak = [module for module in kept if module.near_no_op]
     if len(weak) == len(kept) and kept:
-        return f"in every module; in {weak[0].name} {weak[0].near_no_op}"
+        return f"in every module; in {title_of(weak[0])} {weak[0].near_no_op}"
     total = root_sum([module.delta_norm for module in kept])
     if weak and root_sum([module.delta_norm for module in weak]) ** 2 > 0.9 * total**2:
         return (
-            f"in {len(weak)} of {len(kept)} modules, which hold nine tenths of its squared norm; in"
-            f" {weak[0].name} {weak[0].near_no_op}"
+            f"in {modules_in(weak)} of {modules_in(kept)} modules, which hold nine tenths of its"
+            f" squared norm; in {title_of(weak[0])} {weak[0].near_no_op}"
         )
     return ""
+
+
+def fates(rows: Iterable[TransferredModule]) -> dict[str, Fate]:
+    """Return what became of every module: copied where all of its parts that are kept were."""
+    found: dict[str, set[Fate]] = {}
+    for row in rows:
+        found.setdefault(row.name, set()).add(row.outcome)
+    order = (Fate.TRANSFERRED, Fate.COPIED, Fate.LEFT_OUT)
+    return {name: next(fate for fate in order if fate in own) for name, own in found.items()}
+
+
+def modules_in(rows: Iterable[TransferredModule]) -> int:
+    """Return how many modules these rows are of; parts of a fused one have a row each."""
+    return len({row.name for row in rows})
 
 
 def verdict(modules: Sequence[TransferredModule], norm_share: float, no_op: str) -> str:
     """Return the sentence for the whole.
 
     Args:
-        modules: All modules that had a source.
+        modules: All modules, or parts of fused ones, that had a source.
         norm_share: Share of the adapter's squared norm that reached the target.
         no_op: What `whole_no_op` says.
     """
     copied = [module for module in modules if module.outcome is Fate.COPIED]
     moved = [module for module in modules if module.outcome is Fate.TRANSFERRED]
-    left = len(modules) - len(copied) - len(moved)
+    left = sum(fate is Fate.LEFT_OUT for fate in fates(modules).values())
+    gone = sum(module.outcome is Fate.LEFT_OUT for module in modules)
     parts = []
     if copied:
-        parts.append(f"{counted(len(copied), 'module')} copied{_excess(copied)}")
+        parts.append(f"{counted(modules_in(copied), 'module')} copied{_excess(copied)}")
     for method in dict.fromkeys(module.method for module in moved):
         own = [module for module in moved if module.method == method]
         kept = root_sum([(module.retained or 0.0) * module.source_norm for module in own])
         kept /= root_sum([module.source_norm for module in own])
         parts.append(
-            f"{counted(len(own), 'module')} transferred by {method}{_excess(own)}, which keeps"
-            f" {percent(kept)} of their norm"
+            f"{counted(modules_in(own), 'module')} transferred by {method}{_excess(own)}, which"
+            f" keeps {percent(kept)} of their norm"
         )
     if left:
         parts.append(f"{left} left out")
+    elif gone:
+        parts.append(f"{counted(gone, 'part')} of fused modules left out")
     text = f"{', '.join(parts)}; {percent(norm_share)} of the adapter's squared norm was placed"
     if no_op:
         text += f". This adapter is a near no-op: {no_op}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loragraft.transferring.methods.lora_x import BY_INDEX
+from loragraft.transferring.verdict import modules_in, title_of
 from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ def warnings_of(
     """
     by_index = [row for row in kept if BY_INDEX in row.why]
     if by_index:
-        yield f"{counted(len(by_index), 'module')}: {BY_INDEX}"
+        yield f"{counted(modules_in(by_index), 'module')}: {BY_INDEX}"
     no_ops = [row for row in kept if row.near_no_op]
     if no_ops:
         yield (
-            f"{len(no_ops)} of {counted(len(kept), 'module')} are near no-ops, such as"
-            f" {no_ops[0].name}: {no_ops[0].near_no_op}"
+            f"{modules_in(no_ops)} of {counted(modules_in(kept), 'module')} are near no-ops, such"
+            f" as {title_of(no_ops[0])}: {no_ops[0].near_no_op}"
         )
     divided = [row for row in kept if row.divided_by > 1]
     if divided:
-        sources = len({row.source for row in divided})
+        sources = len({(row.source, row.source_part) for row in divided})
         most = max(row.divided_by for row in divided)
         yield (
             f"{counted(sources, 'source module')} feed several modules of the target, up to {most}"
@@ -46,9 +47,10 @@ def warnings_of(
         sides = (undefined[0].left, undefined[0].right)
         why = next((side.why for side in sides if side is not None and side.why), "")
         yield (
-            f"{counted(len(undefined), 'module')}: similarity is unknown ({why}), so nothing here"
-            " tells whether source and target share anything"
+            f"{counted(modules_in(undefined), 'module')}: similarity is unknown ({why}), so nothing"
+            " here tells whether source and target share anything"
         )
+    yield from _joined(kept)
     yield from _left_behind(plan)
     if plan.options.scale is None:
         yield (
@@ -60,13 +62,23 @@ def warnings_of(
         yield f"subspaces could not be kept for the next run: {cache_failure}"
 
 
+def _joined(kept: Sequence[TransferredModule]) -> Iterator[str]:
+    larger = [row for row in kept if row.part and row.rank > row.source_rank]
+    if larger:
+        worst = max(larger, key=lambda row: row.rank)
+        yield (
+            f"{counted(modules_in(larger), 'fused module')} hold parts with a lora_A of their own"
+            f" and have a larger rank for it, {worst.name} {worst.rank}; nothing was cut off"
+        )
+
+
 def _cut(kept: Sequence[TransferredModule]) -> Iterator[str]:
     lossy = [row for row in kept if row.rank_loss > 0.01]
     if lossy:
         worst = max(lossy, key=lambda row: row.rank_loss)
         yield (
-            f"{counted(len(lossy), 'module')} lose more than 1% of the squared norm to the rank,"
-            f" {worst.name} {percent(worst.rank_loss)}"
+            f"{counted(modules_in(lossy), 'module')} lose more than 1% of the squared norm to the"
+            f" rank, {title_of(worst)} {percent(worst.rank_loss)}"
         )
 
 

@@ -7,23 +7,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.comparison.kinship import kinship_of
-from loragraft.transferring.factors import cast, verbatim
+from loragraft.transferring.assembly import factors_of, measured
 from loragraft.transferring.methods import AUTO, METHODS, WHOLE_METHODS
 from loragraft.transferring.methods.method import Bases
-from loragraft.transferring.options import DTYPES
-from loragraft.transferring.report import Fate, TransferredModule
+from loragraft.transferring.piece import Piece, row_of
+from loragraft.transferring.report import Fate
 from loragraft.transferring.source_adapter import read_update
 from loragraft.transferring.update import balanced, mapped
-from loragraft.transferring.verdict import near_no_op
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loragraft.subspaces.finder import SubspaceFinder
     from loragraft.tensor_reader import TensorReader
     from loragraft.transferring.factors import WrittenFactors
     from loragraft.transferring.methods.method import Alignment, Method
     from loragraft.transferring.options import MinSimilarity, TransferOptions
     from loragraft.transferring.pairing import Pair
-    from loragraft.transferring.update import Update
+    from loragraft.transferring.report import TransferredModule
 
 
 class Evidence(NamedTuple):
@@ -41,9 +42,14 @@ class Evidence(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A pair after its transfer; no factors where it was left out."""
+    """A module of the target after its transfer.
 
-    row: TransferredModule
+    Attributes:
+        rows: What became of each of its pairs: of the module, or of its parts.
+        factors: What is to be written; None where all of it was left out.
+    """
+
+    rows: tuple[TransferredModule, ...]
     factors: WrittenFactors | None = None
 
 
@@ -64,8 +70,8 @@ class Worker:
     options: TransferOptions
     alignment: Alignment | None = None
 
-    def transfer(self, pair: Pair, share: float) -> Made:
-        """Transfer one module.
+    def transfer(self, pair: Pair, share: float) -> Piece:
+        """Transfer one pair.
 
         Args:
             pair: Target and source.
@@ -79,28 +85,40 @@ class Worker:
         bases, row, is_clear = self.evidence(pair, share)
         why = _filtered(row, is_clear, self.options.min_similarity)
         if why:
-            made = Made(replace(row, why=why))
+            piece = Piece(pair, replace(row, why=why), bases)
         else:
             name, reason = self._choice(row, is_clear)
-            made = self.make(pair, self.method(name, pair), bases, row, reason)
+            piece = self.make(pair, self.method(name, pair), bases, row, reason)
         seconds = time.perf_counter() - started
-        return Made(replace(made.row, seconds=seconds), made.factors)
+        return replace(piece, row=replace(piece.row, seconds=seconds))
+
+    def join(self, pieces: Sequence[Piece]) -> Made:
+        """Put the pieces of one module of the target together, and measure what is written.
+
+        Raises:
+            NonFiniteError: The factors leave the range of float32.
+            FormatError: A file cannot be read.
+        """
+        kept = [piece for piece in pieces if piece.mapped is not None]
+        if not kept:
+            return Made(tuple(piece.row for piece in pieces))
+        factors = factors_of(self.reader, kept, self.options.dtype)
+        return Made(tuple(measured(piece, kept, factors) for piece in pieces), factors)
 
     def method(self, name: str, pair: Pair) -> Method:
         """Return a method by name; for this pair where it is one of whole models."""
         if self.alignment is not None and name in WHOLE_METHODS:
-            return self.alignment.method(pair.source.linear, pair.target)
+            return self.alignment.method(pair.source.linear, pair.target.linear)
         return METHODS[name]
 
     def evidence(self, pair: Pair, share: float) -> Evidence:
         """Measure how much a pair has in common, as far as the method or a filter asks for it."""
-        row = _row(pair, share)
+        row = row_of(pair, share)
+        source, target = pair.source.linear, pair.target.linear
         if self.alignment is not None and self.options.min_similarity is None:
-            bases = Bases(
-                *(self.finder.norm_alone(one) for one in (pair.source.linear, pair.target))
-            )
+            bases = Bases(*(self.finder.norm_alone(one) for one in (source, target)))
             return Evidence(bases, replace(row, weight_norm=bases.target.norm), is_clear=False)
-        kinship = kinship_of(self.finder, self.reader, pair.source.linear, pair.target)
+        kinship = kinship_of(self.finder, self.reader, source, target)
         row = replace(
             row,
             subspace_rank=kinship.first.rank,
@@ -125,7 +143,7 @@ class Worker:
 
     def make(
         self, pair: Pair, method: Method, bases: Bases, row: TransferredModule, reason: str
-    ) -> Made:
+    ) -> Piece:
         """Apply a method to a pair.
 
         Args:
@@ -135,23 +153,22 @@ class Worker:
             row: The report's row so far.
             reason: Why this method.
         """
-        source, target = pair.source.linear, pair.target
+        source, target = pair.source.linear.shape, pair.target.linear.shape
         row = replace(row, method=method.name)
-        why = method.refusal(source.shape, target.shape)
+        why = method.refusal(source, target)
         if why:
-            return Made(replace(row, why=why))
+            return Piece(pair, replace(row, why=why), bases)
         update = read_update(self.reader, pair.source).times(1.0 / pair.divided)
         norm = update.norm
         if norm == 0.0:
-            return Made(replace(row, why="the source's update is zero"))
-        rank = min(pair.source.module.rank, *target.shape)
-        result = balanced(mapped(update, method.terms(bases)), rank)
+            return Piece(pair, replace(row, why="the source's update is zero"), bases)
+        found = mapped(update, method.terms(bases))
+        rank = min(pair.source.module.rank, *target)
+        result = balanced(found, rank)
         kept = norm if method.exact else result.update.norm
         if kept == 0.0:
-            return Made(replace(row, why="the map leaves nothing of it"))
-        scale = norm / kept if self.options.scale is None else self.options.scale
-        factors = self._factors(pair, method, result.update, scale)
-        why = "; ".join(filter(None, (reason, method.remark(source.shape, target.shape))))
+            return Piece(pair, replace(row, why="the map leaves nothing of it"), bases)
+        why = "; ".join(filter(None, (reason, method.remark(source, target))))
         row = replace(
             row,
             outcome=Fate.COPIED if method.exact else Fate.TRANSFERRED,
@@ -161,51 +178,9 @@ class Worker:
             chance_retained=method.chance(bases),
             rank_loss=result.lost,
         )
-        return Made(_measured(row, factors, bases), factors)
-
-    def _factors(self, pair: Pair, method: Method, update: Update, scale: float) -> WrittenFactors:
-        """Return factors to write: the source's as they are, where nothing at all is to change."""
-        module = pair.source.module
-        code = DTYPES.get(self.options.dtype, module.lora_A.dtype)
-        untouched = method.exact and pair.divided == 1 and scale == 1.0
-        if untouched and code == module.lora_A.dtype == module.lora_B.dtype:
-            return verbatim(self.reader, pair.target, module)
-        return cast(pair.target, update.times(scale), module.scaling, code)
-
-
-def _row(pair: Pair, share: float) -> TransferredModule:
-    """Return the report's row of a pair of which nothing is measured yet."""
-    source, target = pair.source.linear, pair.target
-    return TransferredModule(
-        name=target.name,
-        kind=target.kind,
-        layer=target.layer,
-        shape=target.shape,
-        outcome=Fate.LEFT_OUT,
-        why="",
-        source=source.name,
-        source_layer=source.layer,
-        source_shape=source.shape,
-        share=share,
-        divided_by=pair.divided,
-    )
-
-
-def _measured(row: TransferredModule, factors: WrittenFactors, bases: Bases) -> TransferredModule:
-    """Return a row with the figures of the factors as they are written."""
-    delta_norm = factors.update.norm
-    effect = delta_norm / bases.target.norm if bases.target.norm > 0.0 else None
-    own = bases.source.norm
-    return replace(
-        row,
-        rank=factors.rank,
-        alpha=factors.alpha,
-        dtype=factors.dtype,
-        delta_norm=delta_norm,
-        effect=effect,
-        source_effect=row.source_norm * row.divided_by / own if own > 0.0 else None,
-        near_no_op=near_no_op(effect, row.retained, row.chance_retained),
-    )
+        scale = norm / kept if self.options.scale is None else self.options.scale
+        whole = found if found.rank <= rank else result.update
+        return Piece(pair, row, bases, whole, result.update, scale, method.exact)
 
 
 def _filtered(row: TransferredModule, is_clear: bool, least: MinSimilarity | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.architecture.fused import text_config
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,13 +27,6 @@ _ROOT: Final = frozenset(
 )
 #: Keys of config.json under which others name the factor.
 _FACTORS: Final = ("embedding_multiplier", "scale_emb")
-
-
-def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the part of config.json that describes the language model."""
-    own = config or {}
-    inner = own.get("text_config")
-    return inner if isinstance(inner, dict) else own
 
 
 def gain_offset(config: Mapping[str, Any] | None) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft.architecture.parts import split
 from loragraft.errors import MismatchError
 from loragraft.subspaces.weight import dense
 from loragraft.transferring.stream.conventions import gain_offset, query_heads
@@ -52,8 +53,9 @@ class Side:
     _linears: Mapping[str, LinearModule] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Index the linear layers by name."""
-        self._linears = {linear.name: linear for linear in self.inventory.linears}
+        """Index the linear layers by name, fused ones by their parts."""
+        parts = split(self.inventory.linears, self.checkpoint.config)
+        self._linears = {part.linear.name: part.linear for part in parts}
 
     def siblings(self, linear: LinearModule, kinds: tuple[str, ...]) -> list[LinearModule]:
         """Return the modules of these kinds beside a module.
