@@ -299,6 +299,9 @@ def test_family_files_are_sound_and_unknown_types_are_generic() -> None:
         ({"name": "x", "renames": [["a"]]}, "key 'renames' must be a list of"),
         ({"name": "x", "renames": [["(", "b"]]}, "is no regex"),
         ({"name": "x", "renames": [["a", "\\3"]]}, "is no regex"),
+        ({"name": "x", "fused": {"qkv": "kqv"}}, "key 'fused' must map non-empty strings to one"),
+        ({"name": "x", "fused": {"qkv": ["qkv"]}}, "qkv, qkv_by_group, gate_up"),
+        ({"name": "x", "fused": ["qkv"]}, "key 'fused' must map"),
     ],
 )
 def test_family_files_are_checked(data: object, message: str) -> None:

@@ -92,15 +92,27 @@ def test_other_families_copy_onto_their_own_kind(tmp_path: Path, family: str) ->
             assert torch.equal(logits(model), own)
 
 
-def test_between_families_what_fits_is_transferred_and_the_rest_told(tmp_path: Path) -> None:
+def test_between_families_everything_that_fits_is_transferred(tmp_path: Path) -> None:
     source = tiny_models.build("llama", tmp_path / "S", seed=1, dtype="fp32")
     target = tiny_models.build("phi3", tmp_path / "T", seed=2, dtype="fp32")
     adapter = made.adapter(tmp_path / "A", source)
     result = transfer(adapter, source, target, tmp_path / "out", subspace_rank=8, method="lora-x")
     load_peft(target, result.output)
-    assert {row.kind for row in result.report.modules} == {"o_proj", "down_proj"}
+    kinds = {row.kind for row in result.report.modules}
+    assert kinds == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert not result.report.filters
+    assert result.report.summary.norm_share == pytest.approx(1.0)
+
+
+def test_between_families_what_has_no_counterpart_is_told(tmp_path: Path) -> None:
+    source = tiny_models.build("llama", tmp_path / "S", seed=1, dtype="fp32")
+    target = tiny_models.build("gpt_neox", tmp_path / "T", seed=2, dtype="fp32")
+    adapter = made.adapter(tmp_path / "A", source)
+    result = transfer(adapter, source, target, tmp_path / "out", subspace_rank=8, method="lora-x")
+    load_peft(target, result.output)
+    assert {row.kind for row in result.report.modules} == {"query_key_value"}
     (lost,) = result.report.filters
     assert lost.option == "no counterpart"
-    assert lost.modules == 15
+    assert lost.modules == 12
     assert "self_attn." in lost.why or "mlp." in lost.why
     assert lost.share + result.report.summary.norm_share == pytest.approx(1.0)

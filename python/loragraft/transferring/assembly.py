@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from loragraft.transferring.factors import cast, verbatim
 from loragraft.transferring.joining import RowFactors, indices, least_rank, stacked
 from loragraft.transferring.options import DTYPES
@@ -64,7 +62,7 @@ def _joined(pieces: Sequence[Piece]) -> Update:
         if piece.mapped is not None
     ]
     B, A = stacked(first.pair.target.whole.shape[0], parts)
-    return least_rank(Update(np.asarray(B, np.float64), np.asarray(A, np.float64)))
+    return least_rank(Update(B, A))
 
 
 def measured(piece: Piece, kept: Sequence[Piece], factors: WrittenFactors) -> TransferredModule:
@@ -111,7 +109,7 @@ def _joint(piece: Piece, kept: Sequence[Piece], rank: int) -> str:
     into, others = target.whole.kind, [one.pair.target.title for one in kept if one is not piece]
     if not others:
         return f"the {target.title} rows of {into}, whose other rows are zero"
-    ranks = [one.pair.source.module.rank for one in kept]
+    ranks = [one.mapped.rank for one in kept if one.mapped is not None]
     how = f"the sum of its parts' {' + '.join(map(str, ranks))}"
     if rank != sum(ranks):
         how = "its parts share lora_A" if rank == max(ranks) else "the least that holds its parts"

@@ -8,7 +8,7 @@ import numpy as np
 
 from loragraft.dtypes import from_float32, to_float32
 from loragraft.errors import NonFiniteError
-from loragraft.transferring.joining import RowFactors, indices, stacked
+from loragraft.transferring.joining import RowFactors, stacked, taken
 from loragraft.transferring.update import Update
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def verbatim(reader: TensorReader, pairs: Sequence[Pair]) -> WrittenFactors:
 
 def _stored(reader: TensorReader, pair: Pair) -> RowFactors:
     a, b = pair.source.module.lora_A, pair.source.module.lora_B
-    left = reader.raw_rows(b, 0, b.shape[0])
-    if not pair.source.part.is_whole:
-        left = left[indices(pair.source.part.rows)]
-    return RowFactors(pair.target.rows, left, reader.raw_rows(a, 0, a.shape[0]))
+    part = pair.source.part
+    found = RowFactors(
+        part.rows, reader.raw_rows(b, 0, b.shape[0]), reader.raw_rows(a, 0, a.shape[0])
+    )
+    return (found if part.is_whole else taken(found))._replace(rows=pair.target.rows)
 
 
 def cast(target: LinearModule, update: Update, scaling: float, dtype: str) -> WrittenFactors:

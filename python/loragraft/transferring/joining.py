@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,8 @@ class RowFactors(NamedTuple):
     """
 
     rows: tuple[range, ...]
-    B: NDArray[np.generic]
-    A: NDArray[np.generic]
+    B: NDArray[Any]
+    A: NDArray[Any]
 
 
 def indices(rows: Sequence[range]) -> NDArray[np.intp]:
@@ -36,7 +36,21 @@ def indices(rows: Sequence[range]) -> NDArray[np.intp]:
     return np.concatenate([np.arange(one.start, one.stop) for one in rows])
 
 
-def stacked(out: int, parts: Sequence[RowFactors]) -> tuple[NDArray[np.generic], ...]:
+def taken(factors: RowFactors) -> RowFactors:
+    """Return the factors of some rows out of those of all, exactly.
+
+    Columns of B that are zero in these rows are dropped with their rows of A: they are those of
+    other parts, as `stacked` puts them side by side.
+
+    Args:
+        factors: The rows that are wanted, B of all rows, and A.
+    """
+    B = factors.B[indices(factors.rows)]
+    used = np.any(B != 0, axis=0)
+    return RowFactors(factors.rows, B[:, used], factors.A[used])
+
+
+def stacked(out: int, parts: Sequence[RowFactors]) -> tuple[NDArray[Any], ...]:
     """Return B and A of a whole layer, exactly: every number is one of the parts', or zero.
 
     Parts of the same A share it, so what was taken apart has its own rank again. The others have

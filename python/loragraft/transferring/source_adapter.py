@@ -16,7 +16,7 @@ from loragraft.architecture.roles import Role
 from loragraft.errors import MismatchError
 from loragraft.input_file import read_bytes
 from loragraft.json_text import parse_object
-from loragraft.transferring.joining import indices
+from loragraft.transferring.joining import RowFactors, taken
 from loragraft.transferring.update import Update
 from loragraft.wording import counted, quoted, shown
 
@@ -134,8 +134,11 @@ def read_update(reader: TensorReader, source: SourcePart) -> Update:
         FormatError: A file cannot be read.
     """
     delta = DeltaReader(reader).delta(source.placement, transposed=False)
-    left = delta.left if source.part.is_whole else delta.left[indices(source.part.rows)]
-    return Update(left.astype(np.float64) * delta.scaling, delta.right.astype(np.float64))
+    left, right = delta.left.astype(np.float64) * delta.scaling, delta.right.astype(np.float64)
+    if source.part.is_whole:
+        return Update(left, right)
+    _, left, right = taken(RowFactors(source.part.rows, left, right))
+    return Update(left, right)
 
 
 def _refuse_settings(path: Path) -> None:

@@ -163,7 +163,7 @@ class Worker:
         if norm == 0.0:
             return Piece(pair, replace(row, why="the source's update is zero"), bases)
         found = mapped(update, method.terms(bases))
-        rank = min(pair.source.module.rank, *target)
+        rank = min(update.rank, *target)
         result = balanced(found, rank)
         kept = norm if method.exact else result.update.norm
         if kept == 0.0:
