@@ -10,7 +10,7 @@ from loragraft.architecture.source_parts import rows_of, turned
 from loragraft.weights.source import Stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from loragraft.architecture.linear_module import LinearModule
     from loragraft.weights.source import Source
@@ -67,6 +67,22 @@ def split(linears: Iterable[LinearModule], config: Mapping[str, Any] | None) -> 
             parts = []
         found += parts or [whole(linear)]
     return tuple(found)
+
+
+def lie_alike(parts: Sequence[Part], others: Sequence[Part]) -> bool:
+    """Say whether two layers of one place can be held side by side as they are stored.
+
+    So can layers that are not fused, fused ones of one shape whose rows mean the same, and those
+    of which nobody knows how the rows of one of them lie.
+
+    Args:
+        parts: All parts of a layer.
+        others: All parts of another.
+    """
+    if len(parts) == 1 or len(others) == 1:
+        return True
+    rows = ([(part.linear.kind, part.rows) for part in side] for side in (parts, others))
+    return next(rows) == next(rows) and parts[0].whole.shape == others[0].whole.shape
 
 
 def _part(linear: LinearModule, kind: str, rows: tuple[range, ...]) -> Part:

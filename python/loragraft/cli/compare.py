@@ -17,7 +17,9 @@ def compare_command(
     b: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Directory for report.json."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Directory for report.json and compare.svg."
+        ),
     ] = None,
     subspace_rank: Annotated[
         str,
@@ -47,7 +49,8 @@ def compare_command(
     """Compare two models: weight change and subspace overlap per module, above chance.
 
     Random subspaces overlap too. What is printed as excess is 0 for them and 1 for the same
-    subspaces; z counts standard deviations of random subspaces.
+    subspaces; z counts standard deviations of random subspaces. Two maps show the excess and the
+    weight change of every kind of module in every layer; -o draws them as a picture too.
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
         from loragraft.comparison import compare

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.architecture.modules import take_inventory
+from loragraft.architecture.parts import lie_alike, split, whole
 from loragraft.architecture.roles import Role
 from loragraft.atomic_file import write_text_atomic
 from loragraft.checkpoint import open_checkpoint
+from loragraft.comparison.drawing import draw
 from loragraft.comparison.kinship import kinship_of
 from loragraft.comparison.layers import identity, proportional
 from loragraft.comparison.places import Place, depth_of, main_stack, place_of
@@ -28,15 +30,17 @@ from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from loragraft.architecture import Inventory, LinearModule
+    from loragraft.architecture import LinearModule
+    from loragraft.architecture.parts import Part
     from loragraft.checkpoint import Checkpoint
 
     #: Told what was done last, bytes done and bytes in all.
     Progress = Callable[[str, int, int], None]
 
 REPORT_FILE: Final = "report.json"
+PICTURE_FILE: Final = "compare.svg"
 _NO_SUBSPACE: Final = frozenset({Role.EXPERTS, Role.EMBEDDING, Role.HEAD, Role.ROUTER})
 
 
@@ -54,8 +58,8 @@ class Comparison:
 
 
 class _Matched(NamedTuple):
-    first: LinearModule
-    second: LinearModule
+    first: Part
+    second: Part
 
 
 def compare(
@@ -73,12 +77,13 @@ def compare(
     """Compare two models module by module: weight change, and subspace overlap above chance.
 
     Modules are paired by their path within the block, blocks by number, or at the same relative
-    depth where one model is deeper. Experts, routers, embeddings and heads are left out.
+    depth where one model is deeper; part by part where one stores as several what the other has
+    fused. Experts, routers, embeddings and heads are left out.
 
     Args:
         a: A checkpoint: a directory, one .safetensors file, or a Hub id.
         b: Another.
-        output: Directory for ``report.json``; None writes nothing.
+        output: Directory for ``report.json`` and ``compare.svg``; None writes nothing.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         seed: Of the sketches.
         threads: None for one per core.
@@ -98,8 +103,7 @@ def compare(
     where = None if output is None else Path(output)
     if where is not None:
         check_destination(where, [first.directory, second.directory], force=force)
-    ours, theirs = take_inventory(first), take_inventory(second)
-    matched, unpaired = _matched(ours, theirs)
+    matched, unpaired = _matched(_compared(first), _compared(second))
     if not matched:
         raise _nothing_in_common(first, second)
     store = SubspaceCache(cache_directory() if cache else None)
@@ -113,6 +117,7 @@ def compare(
     if where is not None:
         with Destination(where, force) as destination:
             text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+            write_text_atomic(destination.file(PICTURE_FILE), draw(report))
             write_text_atomic(destination.file(REPORT_FILE), text + "\n")
     return Comparison(report, where)
 
@@ -123,27 +128,25 @@ def _rows(
     matched: list[_Matched],
     progress: Progress | None,
 ) -> tuple[ComparedModule, ...]:
-    total = sum(4 * math.prod(one.shape) for pair in matched for one in pair)
+    total = sum(4 * math.prod(one.linear.shape) for pair in matched for one in pair)
     done, rows = 0, []
     for first, second in matched:
         rows.append(_row(finder, reader, first, second))
-        done += 4 * (math.prod(first.shape) + math.prod(second.shape))
+        done += 4 * (math.prod(first.linear.shape) + math.prod(second.linear.shape))
         if progress is not None:
-            progress(first.name, done, total)
+            progress(first.linear.name, done, total)
     return tuple(rows)
 
 
-def _row(
-    finder: SubspaceFinder, reader: TensorReader, first: LinearModule, second: LinearModule
-) -> ComparedModule:
-    kinship = kinship_of(finder, reader, first, second)
+def _row(finder: SubspaceFinder, reader: TensorReader, first: Part, second: Part) -> ComparedModule:
+    kinship = kinship_of(finder, reader, first.linear, second.linear)
     return ComparedModule(
-        name=first.name,
-        other=second.name,
-        kind=first.kind,
-        layer=first.layer,
-        shape=first.shape,
-        other_shape=second.shape,
+        name=first.whole.name,
+        other=second.whole.name,
+        kind=first.linear.kind,
+        layer=first.whole.layer,
+        shape=first.linear.shape,
+        other_shape=second.linear.shape,
         subspace_rank=kinship.first.rank,
         left=kinship.left,
         right=kinship.right,
@@ -152,27 +155,50 @@ def _row(
         weight_cosine=kinship.likeness.cosine,
         weight_norm=kinship.first.norm,
         other_norm=kinship.second.norm,
+        part=first.title,
+        other_part=second.title,
     )
 
 
-def _matched(ours: Inventory, theirs: Inventory) -> tuple[list[_Matched], int]:
+def _compared(checkpoint: Checkpoint) -> list[tuple[Part, ...]]:
+    """Return the layers that are compared, the parts of each together."""
+    linears = [one for one in take_inventory(checkpoint).linears if _is_compared(one)]
+    return [split([linear], checkpoint.config) for linear in linears]
+
+
+def _matched(
+    ours: Sequence[Sequence[Part]], theirs: Sequence[Sequence[Part]]
+) -> tuple[list[_Matched], int]:
     """Return the pairs in A's order, and how many modules of A have no counterpart."""
-    own = [linear for linear in ours.linears if _is_compared(linear)]
-    others = [linear for linear in theirs.linears if _is_compared(linear)]
+    own, others = ([parts[0].whole for parts in side] for side in (ours, theirs))
     stack = main_stack(own)
     other_stack = main_stack(others, stack)
     depths = depth_of(own, stack), depth_of(others, other_stack)
     rule = identity if depths[0] == depths[1] else proportional
     layers = rule(depths[1], depths[0])
-    by_place = {place_of(linear): linear for linear in others}
-    found = []
-    for linear in own:
+    layers_of = {place_of(parts[0].whole): parts for parts in theirs}
+    parts_of = {place_of(part.linear): part for parts in theirs for part in parts}
+
+    def counterpart(linear: LinearModule) -> Place:
         place = place_of(linear)
         if place.stack == stack and place.layer >= 0:
-            place = Place(other_stack, layers[place.layer], place.tail)
-        if place in by_place:
-            found.append(_Matched(linear, by_place[place]))
-    return found, len(own) - len(found)
+            return Place(other_stack, layers[place.layer], place.tail)
+        return place
+
+    found: list[_Matched] = []
+    unpaired = 0
+    for parts in ours:
+        before = len(found)
+        same = layers_of.get(counterpart(parts[0].whole))
+        if same is not None and lie_alike(parts, same):
+            found.append(_Matched(whole(parts[0].whole), whole(same[0].whole)))
+            continue
+        for part in parts:
+            other = parts_of.get(counterpart(part.linear))
+            if other is not None:
+                found.append(_Matched(part, other))
+        unpaired += len(found) == before
+    return found, unpaired
 
 
 def _is_compared(linear: LinearModule) -> bool:

@@ -20,7 +20,7 @@ class ComparedModule:
     Attributes:
         name: Module path in A.
         other: Module path in B.
-        kind: Last component of the path, such as ``q_proj``.
+        kind: Last component of the path, such as ``q_proj``; of a part of a fused module its own.
         layer: Block number in A, None outside the blocks.
         shape: ``(out, in)`` in A.
         other_shape: ``(out, in)`` in B.
@@ -32,6 +32,8 @@ class ComparedModule:
         weight_cosine: Cosine between W_A and W_B; None for different shapes.
         weight_norm: ‖W_A‖.
         other_norm: ‖W_B‖.
+        part: Which rows of a fused module of A, such as ``q_proj`` of ``qkv_proj``; empty for all.
+        other_part: The same of B.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ComparedModule:
     weight_cosine: float | None
     weight_norm: float
     other_norm: float
+    part: str = ""
+    other_part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from loragraft.comparison.grid import grid_of
+from loragraft.comparison.heat_map import HeatMap
+from loragraft.comparison.measures import BOTH, CHANGE
 from loragraft.comparison.report import ComparisonSummary
 from loragraft.report.page import Line, Page, Table
 from loragraft.wording import counted
@@ -58,13 +61,15 @@ def summarise(
 
 
 def comparison_page(report: ComparisonReport, *, by_layer: bool = False) -> Page:
-    """Return the figures by kind of module, or of every module."""
+    """Return the figures by kind of module, or of every module, and maps of all layers."""
     groups: dict[str, list[ComparedModule]] = {}
     for row in report.modules:
         groups.setdefault(_title(row) if by_layer else row.kind, []).append(row)
     rows = tuple(_cells(name, found) for name, found in groups.items())
     table = Table(_COLUMNS, rows, _cells("all", report.modules))
-    return Page((table, Line(report.summary.verdict, "bold")))
+    grid = grid_of(report.modules)
+    maps = [part for one in (BOTH, CHANGE) for part in (HeatMap(grid, one), Line(""))]
+    return Page((table, *maps, Line(report.summary.verdict, "bold")))
 
 
 def _title(row: ComparedModule) -> str:

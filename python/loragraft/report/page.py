@@ -7,7 +7,7 @@ to be coloured or cut: to load Rich takes longer than to extract from a small mo
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
     def is_simple(self) -> bool:
         """Whether it can do without Rich."""
-        return _is_simple(self.text)
+        return is_simple_text(self.text)
 
     def lines(self, width: int) -> Iterator[str]:
         """Lay it out as Rich does, broken before a word that does not fit."""
@@ -123,7 +123,17 @@ class Table(NamedTuple):
         return drawn
 
 
-Part: TypeAlias = Line | Facts | Table
+class Part(Protocol):
+    """Something on a page."""
+
+    def is_simple(self) -> bool:
+        """Whether it can do without Rich."""
+
+    def lines(self, width: int, /) -> Iterator[str]:
+        """Lay it out as Rich does."""
+
+    def __rich__(self) -> RenderableType:
+        """Return what Rich lays out."""
 
 
 class Page(NamedTuple):
@@ -151,7 +161,7 @@ class Page(NamedTuple):
         return Group(*self.parts)
 
 
-def _is_simple(text: str) -> bool:
+def is_simple_text(text: str) -> bool:
     """Whether a text takes one line, each character one column, and stands for itself."""
     narrow = text.isprintable() and all(c.isascii() or c in _NARROW for c in text)
     return narrow and not _MARKUP.search(text)
@@ -159,7 +169,7 @@ def _is_simple(text: str) -> bool:
 
 def _are_simple(rows: Iterable[Iterable[str]]) -> bool:
     """Whether all cells are simple texts, and none has spaces at its ends, which may get lost."""
-    return all(_is_simple(text) and text == text.strip() for row in rows for text in row)
+    return all(is_simple_text(text) and text == text.strip() for row in rows for text in row)
 
 
 def _fits(lines: Iterable[str], width: int) -> bool:

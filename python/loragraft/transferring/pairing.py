@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from loragraft.architecture.parts import whole
+from loragraft.architecture.parts import lie_alike, whole
 from loragraft.architecture.roles import Role
 from loragraft.comparison.places import Place, place_of
 
@@ -74,9 +74,11 @@ def pair_modules(
     for parts in modules.values():
         layer = whole(parts[0].whole)
         source = search.source(layer)
-        if source is not None and _is_one(parts, origin.parts_of(source), apart=apart):
-            found.append((layer, source))
-            continue
+        if source is not None:
+            others = [one.part for one in origin.parts_of(source)]
+            if lie_alike(parts, others) and not (apart and len(parts) == len(others) > 1):
+                found.append((layer, source))
+                continue
         pairs = ((part, search.source(part)) for part in parts)
         found += [(part, one) for part, one in pairs if one is not None]
     takers = Counter(part.linear.name for _, one in found for part in origin.parts_of(one))
@@ -127,16 +129,6 @@ class _Search:
             alike = self._kinds.get((place.stack, place.layer, target.linear.kind), ())
             source = alike[0] if len(alike) == 1 else None
         return source
-
-
-def _is_one(parts: Sequence[Part], others: Sequence[SourcePart], *, apart: bool) -> bool:
-    """Say whether two layers of one place are paired as they are stored."""
-    if len(parts) == 1 or len(others) == 1:
-        return True
-    alike = [(part.linear.kind, part.rows) for part in parts] == [
-        (one.linear.kind, one.part.rows) for one in others
-    ]
-    return alike and parts[0].whole.shape == others[0].part.whole.shape and not apart
 
 
 def _can_be_adapted(linear: LinearModule) -> bool:
