@@ -70,17 +70,9 @@ def pair_modules(
         if _can_be_adapted(part.whole):
             modules.setdefault(part.whole.name, []).append(part)
     search = _Search(origin, modules.values(), stacks, layer_map)
-    found: list[tuple[Part, SourcePart]] = []
-    for parts in modules.values():
-        layer = whole(parts[0].whole)
-        source = search.source(layer)
-        if source is not None:
-            others = [one.part for one in origin.parts_of(source)]
-            if lie_alike(parts, others) and not (apart and len(parts) == len(others) > 1):
-                found.append((layer, source))
-                continue
-        pairs = ((part, search.source(part)) for part in parts)
-        found += [(part, one) for part, one in pairs if one is not None]
+    found = [
+        pair for parts in modules.values() for pair in _sources(parts, search, origin, apart=apart)
+    ]
     takers = Counter(part.linear.name for _, one in found for part in origin.parts_of(one))
     reached = set(layer_map.values())
     return Pairing(
@@ -129,6 +121,20 @@ class _Search:
             alike = self._kinds.get((place.stack, place.layer, target.linear.kind), ())
             source = alike[0] if len(alike) == 1 else None
         return source
+
+
+def _sources(
+    parts: Sequence[Part], search: _Search, origin: SourceAdapter, *, apart: bool
+) -> list[tuple[Part, SourcePart]]:
+    """Return what a layer of the target takes, as a whole or part by part."""
+    layer = whole(parts[0].whole)
+    source = search.source(layer)
+    if source is not None:
+        others = [one.part for one in origin.parts_of(source)]
+        if lie_alike(parts, others) and not (apart and len(parts) == len(others) > 1):
+            return [(layer, source)]
+    pairs = ((part, search.source(part)) for part in parts)
+    return [(part, one) for part, one in pairs if one is not None]
 
 
 def _can_be_adapted(linear: LinearModule) -> bool:
