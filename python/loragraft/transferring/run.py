@@ -19,6 +19,7 @@ from loragraft.tensor_reader import TensorReader
 from loragraft.transferring.card import control_card, transfer_card
 from loragraft.transferring.controls import CONTROLS, make_controls
 from loragraft.transferring.methods import WHOLE_METHODS
+from loragraft.transferring.methods.method import Models
 from loragraft.transferring.options import (
     TransferOptions,
     parse_min_similarity,
@@ -242,10 +243,14 @@ def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:
     if method is None:
         return None
     source = plan.source
-    return method.prepare(
+    models = Models(
         Side(source.checkpoint, source.inventory, reader),
         Side(plan.target, plan.inventory, reader),
+        source,
+        plan.pairs,
+        plan.options,
     )
+    return method.prepare(models)
 
 
 def _transferred(plan: TransferPlan, worker: Worker, progress: Progress | None) -> tuple[Made, ...]:

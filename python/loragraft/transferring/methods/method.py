@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from loragraft.architecture import LinearModule
     from loragraft.subspaces.subspace import Subspace
     from loragraft.transferring.maps import Term
+    from loragraft.transferring.options import TransferOptions
+    from loragraft.transferring.pairing import Pair
+    from loragraft.transferring.source_adapter import SourceAdapter
     from loragraft.transferring.stream.side import Side
 
     #: (out, in) of a weight.
@@ -68,6 +71,24 @@ class Method(Protocol):
         """Return what a reader must know of this map; empty where there is nothing."""
 
 
+class Models(NamedTuple):
+    """What a method that looks at whole models has to look at.
+
+    Attributes:
+        source: The source.
+        target: The target.
+        adapter: The source's adapter.
+        pairs: What is to be transferred, in the order of the target.
+        options: What was asked for.
+    """
+
+    source: Side
+    target: Side
+    adapter: SourceAdapter
+    pairs: tuple[Pair, ...]
+    options: TransferOptions
+
+
 class Alignment(Protocol):
     """What a method has found out about two whole models: it gives the maps of every pair."""
 
@@ -88,7 +109,7 @@ class WholeMethod(Protocol):
 
     name: str
 
-    def prepare(self, source: Side, target: Side) -> Alignment:
+    def prepare(self, models: Models) -> Alignment:
         """Look at both models.
 
         Raises:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from loragraft.architecture import LinearModule
-    from loragraft.transferring.methods.method import Bases, Method, Shape
+    from loragraft.transferring.methods.method import Bases, Method, Models, Shape
     from loragraft.transferring.stream.procrustes import StreamMap
     from loragraft.transferring.stream.side import Side
 
@@ -50,7 +50,7 @@ class SharedVocab:
 
     name = NAME
 
-    def prepare(self, source: Side, target: Side) -> SharedVocabulary:
+    def prepare(self, models: Models) -> SharedVocabulary:
         """Find the map of the residual stream.
 
         Raises:
@@ -58,6 +58,7 @@ class SharedVocab:
             NonFiniteError: NaN or Inf in an embedding.
             FormatError: A file cannot be read.
         """
+        source, target = models.source, models.target
         found = stream_map(source.reader, source.checkpoint, target.checkpoint)
         return SharedVocabulary(source, target, found)
 
