@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from loragraft.errors import FormatError, MissingDependencyError
-from loragraft.wording import shown
+from loragraft.errors import FormatError, MismatchError, MissingDependencyError
+from loragraft.wording import listed, quoted, reason, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from loragraft.checkpoint import Checkpoint
 
     Array = NDArray[np.float32]
     #: Told which places were seen, and what a module read and wrote there: (n,), (n, in), (n, out).
     Watcher = Callable[[NDArray[np.intp], Array, Array], None]
 
 _NEEDED: Final = ("torch", "transformers", "peft")
-#: Tokens in a batch, padding included.
+#: Tokens in a batch, padding included, and of one text at most.
 _BATCH: Final = 2048
+#: The file that transformers loads where there is no index.
+_SINGLE: Final = "model.safetensors"
 
 
 class Tokens(NamedTuple):
@@ -36,7 +40,8 @@ class Tokens(NamedTuple):
 
     Attributes:
         ids: Numbers of the tokens.
-        ends: Characters of the text before the end of each token; 0 for tokens before the text.
+        ends: Characters of the text before the end of each token; 0 for tokens that are no part
+            of the text.
     """
 
     ids: tuple[int, ...]
@@ -62,10 +67,12 @@ class LanguageModel:
     Attributes:
         model: Of transformers, with an adapter of PEFT or without.
         tokenizer: Its fast tokenizer.
+        threads: Threads to compute with; None for as many as torch takes.
     """
 
     model: Any
     tokenizer: Any
+    threads: int | None = None
 
     @property
     def end(self) -> int:
@@ -78,10 +85,18 @@ class LanguageModel:
         wrapped = hasattr(self.model, "get_base_model")
         return self.model.get_base_model() if wrapped else self.model
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a text that are read: no more than the model has positions for."""
+        settings = self.inner.config.get_text_config()
+        return min(_BATCH, getattr(settings, "max_position_embeddings", None) or _BATCH)
+
     def tokens(self, text: str) -> Tokens:
-        """Cut a text into tokens, special ones before it included."""
-        found = self.tokenizer(text, return_offsets_mapping=True)
-        return Tokens(tuple(found["input_ids"]), tuple(end for _, end in found["offset_mapping"]))
+        """Cut a text into tokens, special ones before it included; what is too long is cut off."""
+        found = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        ends = (end for _, end in found["offset_mapping"])
+        most = self.longest
+        return Tokens(tuple(found["input_ids"])[:most], tuple(ends)[:most])
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -102,7 +117,8 @@ class LanguageModel:
         answers: list[str | None] = [None] * len(prompts)
         ids = [self.tokens(prompt).ids for prompt in prompts]
         for batch in _batches([len(one) + most for one in ids]):
-            for number, line in zip(batch, self._generated([ids[i] for i in batch], most), strict=True):
+            lines = self._generated([ids[number] for number in batch], most)
+            for number, line in zip(batch, lines, strict=True):
                 if self.end in line:
                     answer = self.tokenizer.decode(line[: line.index(self.end)])
                     answers[number] = answer or None
@@ -110,15 +126,8 @@ class LanguageModel:
 
     def _generated(self, lines: list[tuple[int, ...]], most: int) -> list[list[int]]:
         """Return the new tokens of each line; padded on the left, which generation needs."""
-        import torch
-
-        width = max(map(len, lines))
-        ids = torch.full((len(lines), width), self.end)
-        mask = torch.zeros((len(lines), width), dtype=torch.long)
-        for row, line in enumerate(lines):
-            ids[row, width - len(line) :] = torch.tensor(line)
-            mask[row, width - len(line) :] = 1
-        with torch.no_grad():
+        ids, mask = self._padded(lines, on_left=True)
+        with self._computing():
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -127,66 +136,146 @@ class LanguageModel:
                 pad_token_id=self.end,
                 eos_token_id=self.end,
             )
-        return [list(map(int, row[width:])) for row in made]
+        return [list(map(int, row[ids.shape[1] :])) for row in made]
 
     def run(
-        self, texts: Sequence[Tokens], places: Sequence[Place], watchers: dict[str, Watcher]
+        self, texts: Sequence[Tokens], places: Sequence[Place], watchers: Mapping[str, Watcher]
     ) -> None:
-        """Run the model on texts, and tell what modules read and write at some places.
+        """Run the model up to its last hidden state; tell what modules read and write at places.
+
+        A watcher hears nothing of a module that is not run then, such as the head, or that does
+        not see every token, such as an expert.
 
         Args:
             texts: The texts.
-            places: Where to look; ascending by text.
+            places: Where to look.
             watchers: By name of the module in `inner`; called a batch at a time, with the numbers
                 of the places.
 
         Raises:
-            FormatError: No such module.
+            MismatchError: No such module.
         """
-        import torch
-
         by_text: dict[int, list[int]] = {}
         for number, place in enumerate(places):
             by_text.setdefault(place.text, []).append(number)
-        now: dict[str, Any] = {}
+        view = _View()
         handles = [
-            self._module(name).register_forward_hook(_hook(watcher, now))
+            self.module(name).register_forward_hook(view.hook(watcher))
             for name, watcher in watchers.items()
         ]
         wanted = sorted(by_text)
         try:
-            with torch.no_grad():
-                for batch in _batches([len(texts[text].ids) for text in wanted]):
-                    lines = [wanted[one] for one in batch]
-                    seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
-                    now["rows"] = torch.tensor([row for row, _ in seen])
-                    now["tokens"] = torch.tensor([places[n].token for _, n in seen])
-                    now["numbers"] = np.array([n for _, n in seen], np.intp)
-                    self._forward([texts[text].ids for text in lines])
+            for batch in _batches([len(texts[text].ids) for text in wanted]):
+                lines = [wanted[one] for one in batch]
+                seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
+                ids, mask = self._padded([texts[text].ids for text in lines])
+                view.look(tuple(ids.shape), [(row, places[n].token) for row, n in seen], seen)
+                with self._computing():
+                    self.inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _forward(self, lines: list[tuple[int, ...]]) -> None:
-        """Run a batch up to the last hidden state, padded on the right."""
+    def module(self, name: str) -> Any:
+        """Return a module by its name.
+
+        Raises:
+            MismatchError: There is none.
+        """
+        try:
+            return self.inner.get_submodule(name)
+        except AttributeError:
+            raise MismatchError(
+                f"transformers builds {type(self.inner).__name__} without a module {name}"
+            ) from None
+
+    def _padded(self, lines: list[tuple[int, ...]], *, on_left: bool = False) -> tuple[Any, Any]:
+        """Return the numbers of tokens and the attention mask of a batch."""
         import torch
 
         width = max(map(len, lines))
         ids = torch.full((len(lines), width), self.end)
         mask = torch.zeros((len(lines), width), dtype=torch.long)
         for row, line in enumerate(lines):
-            ids[row, : len(line)] = torch.tensor(line)
-            mask[row, : len(line)] = 1
-        self.inner.base_model(input_ids=ids, attention_mask=mask)
+            where = slice(width - len(line), None) if on_left else slice(len(line))
+            ids[row, where] = torch.tensor(line)
+            mask[row, where] = 1
+        return ids, mask
 
-    def _module(self, name: str) -> Any:
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute without gradients, with the threads asked for."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
         try:
-            return self.inner.get_submodule(name)
-        except AttributeError:
-            raise FormatError(
-                f"transformers builds {type(self.inner).__name__} without a module {name}; choose"
-                " another --method"
-            ) from None
+            with torch.no_grad():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class _View:
+    """The places of the batch at work, and hooks that look there."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] = (0, 0)
+        self._flat: list[int] = []
+        self._numbers: NDArray[np.intp] = np.zeros(0, np.intp)
+
+    def look(
+        self, shape: tuple[int, ...], at: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]]
+    ) -> None:
+        """Go on to the next batch, (lines, tokens), with its places and their numbers."""
+        self._shape = shape
+        self._flat = [row * shape[1] + token for row, token in at]
+        self._numbers = np.array([number for _, number in seen], np.intp)
+
+    def hook(self, watcher: Watcher) -> Callable[[Any, Any, Any], None]:
+        """Return a forward hook of torch that tells a watcher."""
+
+        def told(module: Any, inputs: Any, output: Any) -> None:
+            del module
+            found = [self._rows(tensor) for tensor in (*inputs[:1], output)]
+            if len(found) == 2 and found[0] is not None and found[1] is not None:
+                watcher(self._numbers, found[0], found[1])
+
+        return told
+
+    def _rows(self, tensor: Any) -> Array | None:
+        """Return the rows at the places; None of what has not one for every token."""
+        lines, tokens = self._shape
+        if tuple(tensor.shape[:-1]) not in {(lines, tokens), (lines * tokens,)}:
+            return None
+        rows: Array = tensor.reshape(lines * tokens, -1)[self._flat].float().numpy()
+        return rows
+
+
+def require_runtime() -> None:
+    """Refuse to go on without what runs a model.
+
+    Raises:
+        MissingDependencyError: torch, transformers or peft is not installed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"running a model needs {listed(missing)}: pip install 'loragraft[eval]'"
+        )
+
+
+def require_whole(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint of which transformers would load other files than those it consists of.
+
+    Raises:
+        FormatError: It is one.
+    """
+    if checkpoint.index is None and [path.name for path in checkpoint.shards] != [_SINGLE]:
+        raise FormatError(
+            f"{shown(checkpoint.reference)}: is neither {_SINGLE} nor has an index of its shards,"
+            " which transformers needs to load it: this method runs both models"
+        )
 
 
 def open_model(
@@ -198,51 +287,72 @@ def open_model(
         MissingDependencyError: torch, transformers or peft is not installed.
         FormatError: transformers cannot load the model or its tokenizer.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"running a model needs {', '.join(missing)}: pip install 'loragraft[eval]'"
-        )
-    import torch
+    require_runtime()
     import transformers
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     where = os.fspath(directory)
-    with _quiet(transformers):
+    with _quiet(transformers.utils.logging):
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, local_files_only=True)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                where, dtype=torch.float32, local_files_only=True
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                where, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
+            model = _weights(transformers, where)
+        except FormatError:
+            raise
+        except Exception as error:
+            # What transformers raises has no common base, and each release has its own.
             raise FormatError(
-                f"{shown(where)}: transformers cannot load it ({first}); this method runs both"
-                " models: put config.json and the tokenizer's files beside the weights"
+                f"{shown(where)}: transformers cannot load it ({reason(error)}): this method runs"
+                " both models, with config.json and the tokenizer's files beside the weights"
             ) from error
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise FormatError(
-                f"{shown(where)}: its tokenizer gives no character offsets or has no end token;"
+                f"{shown(where)}: its tokenizer gives no character offsets or has no end token:"
                 " put its tokenizer.json and tokenizer_config.json there"
             )
         if adapter is not None:
             import peft
 
             model = peft.PeftModel.from_pretrained(model, os.fspath(adapter))
-    return LanguageModel(model.eval(), tokenizer)
+    return LanguageModel(model.eval(), tokenizer, threads)
+
+
+def _weights(transformers: Any, where: str) -> Any:
+    """Return the model, all of whose weights must come from its files.
+
+    Raises:
+        FormatError: Some would be random.
+    """
+    import torch
+
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise FormatError(
+            f"{shown(where)}: has no tensor {quoted(missing[0])}, with which transformers builds"
+            f" {type(model).__name__} ({len(missing)} missing): fetch the checkpoint again"
+        )
+    return model
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from drawing bars on the terminal, and let it as it was."""
-    logging = transformers.utils.logging
-    before = logging.is_progress_bar_enabled()
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep transformers from writing to the terminal, and leave it as it was."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if before:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()
 
 
@@ -256,12 +366,3 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(number)
     if batch:
         yield batch
-
-
-def _hook(watcher: Watcher, now: dict[str, Any]) -> Callable[[Any, Any, Any], None]:
-    def told(module: Any, inputs: Any, output: Any) -> None:
-        del module
-        at = (now["rows"], now["tokens"])
-        watcher(now["numbers"], inputs[0][at].float().numpy(), output[at].float().numpy())
-
-    return told

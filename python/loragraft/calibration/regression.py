@@ -7,70 +7,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from loragraft.calibration.ridge import Ridge, RidgePath
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
     Rows = NDArray[np.floating]
+    Mask = NDArray[np.bool_]
 
-#: Ridges tried, as parts of the mean eigenvalue of the Gram matrix.
-_RIDGES: Final = tuple(10.0 ** (-power) for power in range(12, -2, -1))
 #: Beyond so many coordinates an orthogonal map is not looked for: it costs the cube of them.
 _MOST: Final = 2048
 #: Every so many places one is held out, to choose by.
 _EACH: Final = 5
-#: A held-out error is no smaller than another unless it is so many times smaller.
+#: An orthogonal map is taken although its held-out error is so many times that of the best ridge.
 _NO_WORSE: Final = 1.02
-
-
-class Fit(NamedTuple):
-    """A map and how well it predicts what it was not made from.
-
-    Attributes:
-        map: ``forward`` gives M columns, ``backward`` Mᵀ columns.
-        name: ``ridge`` or ``procrustes``.
-        explained: Share of the squared norm of held-out rows that it predicts; 0 or less where
-            it predicts nothing.
-    """
-
-    map: Ridge | Orthogonal
-    name: str
-    explained: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ridge:
-    """M = Gᵀ F (Fᵀ F + λI)⁻¹ = argmin ‖F Mᵀ − G‖² + λ‖M‖² (Hoerl and Kennard, 1970).
-
-    It is kept as the thin SVD of F: M = Gᵀ U · S / (S² + λ) · Vᵀ.
-
-    Attributes:
-        U: (places, k).
-        s: (k,).
-        Vt: (k, m_from).
-        goal: G, (places, m_to).
-        ridge: λ.
-    """
-
-    U: Array
-    s: Array
-    Vt: Array
-    goal: Rows
-    ridge: float
-
-    def forward(self, columns: Array) -> Array:
-        """Return M columns, (m_from, k) to (m_to, k)."""
-        inner = (self._shrunk[:, None] * (self.Vt @ columns)).T @ self.U.T
-        return (inner @ self.goal.astype(np.float64)).T
-
-    def backward(self, columns: Array) -> Array:
-        """Return Mᵀ columns, (m_to, k) to (m_from, k)."""
-        inner = self.U.T @ (self.goal.astype(np.float64) @ columns)
-        return np.asarray(self.Vt.T @ (self._shrunk[:, None] * inner))
-
-    @property
-    def _shrunk(self) -> Array:
-        return np.asarray(self.s / (np.square(self.s) + self.ridge))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,52 +43,70 @@ class Orthogonal:
         return np.asarray(self.values.T @ columns)
 
 
-def fit(origin: Rows, goal: Rows) -> Fit:
-    """Find the map from rows of one model to those of another.
+class Fit(NamedTuple):
+    """A map and how well it predicts what it was not made from.
 
-    Every fifth place is held out; ridge and kind of map are chosen by the error there, then the
-    map is made from all places. An orthogonal map is preferred where it is no worse, since it
-    needs no ridge.
+    Attributes:
+        map: ``forward`` gives M columns, ``backward`` Mᵀ columns.
+        name: ``ridge`` or ``procrustes``.
+        explained: Share of the squared norm of held-out rows, about the mean of the others, that
+            it predicts (R²): 1 is all, 0 or less is nothing.
+    """
+
+    map: Ridge | Orthogonal
+    name: str
+    explained: float
+
+
+def every_fifth(places: int) -> Mask:
+    """Return which places are held out where nothing better is known."""
+    held = np.zeros(places, bool)
+    held[_EACH - 1 :: _EACH] = True
+    return held
+
+
+def fit(origin: Rows, goal: Rows, held: Mask | None = None) -> Fit:
+    """Find the map M of rows of one model to those of another, G ≈ F Mᵀ.
+
+    Ridge and kind of map are chosen by the error at the places held out, then the map is made from
+    all places. An orthogonal map is preferred where it is no worse, since it needs no ridge.
 
     Args:
         origin: F, (places, m_from).
         goal: G, (places, m_to).
+        held: Places held out, some but not all; None for every fifth.
     """
     f, g = origin.astype(np.float64), goal.astype(np.float64)
-    held = np.zeros(len(f), bool)
-    held[_EACH - 1 :: _EACH] = True
-    total = float(np.square(g[held]).sum())
-    if total == 0.0 or not f.any():
-        return Fit(Ridge(np.zeros((len(f), 1)), np.ones(1), np.zeros((1, f.shape[1])), g, 1.0), "ridge", 0.0)
-    errors, factor = _ridge_errors(f, g, held)
-    best = int(np.argmin(errors))
+    held = every_fifth(len(f)) if held is None else held
+    path = RidgePath(f[~held], f[held])
+    part, error = path.best(g[~held], g[held])
     if max(f.shape[1], g.shape[1]) <= _MOST:
         turned = _orthogonal(f[~held], g[~held])
-        error = float(np.square(g[held] - f[held] @ turned.values.T).sum())
-        if error <= _NO_WORSE * errors[best]:
-            return Fit(_orthogonal(f, g), "procrustes", 1.0 - error / total)
-    u, s, vt = np.linalg.svd(f, full_matrices=False)
-    ridge = _RIDGES[best] * factor * len(f)
-    return Fit(Ridge(u, s, vt, goal, ridge), "ridge", 1.0 - errors[best] / total)
+        other = float(np.square(g[held] - f[held] @ turned.values.T).sum())
+        if other <= _NO_WORSE * error:
+            return Fit(_orthogonal(f, g), "procrustes", explained(other, g, held))
+    return Fit(Ridge.of(f, g, part), "ridge", explained(error, g, held))
 
 
-def _ridge_errors(f: Array, g: Array, held: NDArray[np.bool_]) -> tuple[list[float], float]:
-    """Return the held-out error of every ridge, and the unit that ridges are given in, per place."""
-    u, s, vt = np.linalg.svd(f[~held], full_matrices=False)
-    unit = float(np.mean(np.square(f[~held])))
-    inner = u.T @ g[~held]
-    seen = f[held] @ vt.T
-    errors = []
-    for part in _RIDGES:
-        shrunk = s / (np.square(s) + part * unit * len(u))
-        errors.append(float(np.square(g[held] - (seen * shrunk) @ inner).sum()))
-    return errors, unit
+def explained(error: float, goal: Array, held: Mask) -> float:
+    """Return the share of the held-out rows' squared norm about the mean that is predicted.
+
+    Args:
+        error: Squared error at the places held out.
+        goal: All rows.
+        held: Which were held out.
+    """
+    total = float(np.square(goal[held] - goal[~held].mean(axis=0)).sum())
+    return 1.0 - error / total if total > 0.0 else 0.0
 
 
 def _orthogonal(f: Array, g: Array) -> Orthogonal:
-    """Return the best orthogonal map; between spaces of unlike size its best multiple."""
+    """Return the orthogonal map, between spaces of unlike size a semi-orthogonal one, times c.
+
+    Directions that the rows have nothing in are left out: what becomes of them is not known.
+    """
     u, s, vt = np.linalg.svd(g.T @ f, full_matrices=False)
-    turn = u @ vt
-    size = float(np.square(f @ vt.T).sum()) if f.shape[1] > g.shape[1] else float(np.square(f).sum())
-    scale = float(s.sum()) / size if size > 0.0 else 0.0
-    return Orthogonal(scale * turn)
+    known = s > max(f.shape[1], g.shape[1]) * np.finfo(np.float64).eps * s[:1]
+    turn = u[:, known] @ vt[known]
+    size = float(np.square(f @ vt[known].T).sum())
+    return Orthogonal((float(s[known].sum()) / size if size > 0.0 else 0.0) * turn)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.errors import FormatError
 from loragraft.input_file import read_bytes
+from loragraft.json_text import parse_object
 from loragraft.wording import quoted, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_BYTES: Final = 64 << 20
+#: Files with these names have an object a line.
+_OBJECTS: Final = frozenset({".jsonl", ".ndjson", ".json"})
 #: What the answer to a prompt is called by those who write such files.
 _ANSWERS: Final = ("completion", "answer", "response")
-_EXPECTED: Final = 'expected lines such as {"prompt": "..."}, {"prompt": "...", "completion": "..."}'
+_KEYS: Final = ("text", "prompt", *_ANSWERS)
+_EXPECTED: Final = (
+    'expected {"prompt": "..."}, {"prompt": "...", "completion": "..."} or {"text": "..."}'
+)
 
 
 class Text(NamedTuple):
@@ -46,40 +51,47 @@ def read_texts(path: Path) -> tuple[Text, ...]:
     """
     data = read_bytes(path, _MOST_BYTES)
     try:
-        lines = data.decode("utf-8").splitlines()
+        # Not splitlines: JSON strings may hold separators that it takes for ends of lines.
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FormatError(
-            f"{shown(path)}: byte {error.start} is no UTF-8; calibration texts are UTF-8"
+            f"{shown(path)}: not UTF-8 at byte {error.start}: calibration texts are UTF-8"
         ) from None
-    read = _object if path.suffix == ".jsonl" else _plain
-    numbered = enumerate(lines, start=1)
+    has_objects = path.suffix.lower() in _OBJECTS
     texts = tuple(
-        read(line, f"{shown(path)}, line {number}") for number, line in numbered if line.strip()
+        _text(line, f"{shown(path)}, line {number}") if has_objects else Text("", line.rstrip("\r"))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
     )
     if not texts:
-        raise FormatError(f"{shown(path)}: has no text; {_EXPECTED} or a text a line")
+        raise FormatError(f"{shown(path)}: has no text: {_EXPECTED} a line, or a text a line")
     return texts
 
 
-def _plain(line: str, where: str) -> Text:
-    del where
-    return Text("", line)
+def _text(line: str, where: str) -> Text:
+    """Read an object.
 
-
-def _object(line: str, where: str) -> Text:
+    Raises:
+        FormatError: It is none, or has no text.
+    """
     try:
-        found: Any = json.loads(line)
-    except ValueError as error:
-        raise FormatError(f"{where}: is no JSON ({error}); {_EXPECTED}") from None
-    if not isinstance(found, dict):
-        raise FormatError(f"{where}: got {quoted(line[:40])}; {_EXPECTED}")
-    text, prompt = found.get("text"), found.get("prompt")
-    answer = next((found[key] for key in _ANSWERS if found.get(key) is not None), None)
-    for value in (text, prompt, answer):
-        if value is not None and not isinstance(value, str):
-            raise FormatError(f"{where}: got {quoted(str(value)[:40])} for a text; {_EXPECTED}")
-    if isinstance(text, str) and text.strip():
-        return Text("", text)
-    if isinstance(prompt, str) and prompt.strip():
-        return Text(prompt, answer)
-    raise FormatError(f"{where}: has neither a prompt nor a text; {_EXPECTED}")
+        found = parse_object(line.encode(), where, strict=False)
+    except FormatError as error:
+        raise FormatError(f"{error}; {_EXPECTED}") from None
+    values = {key: _string(found[key], where) for key in _KEYS if found.get(key) is not None}
+    if values.get("text", "").strip():
+        return Text("", values["text"])
+    if not values.get("prompt", "").strip():
+        raise FormatError(f"{where}: has neither a prompt nor a text; {_EXPECTED}")
+    answers = (values[key] for key in _ANSWERS if key in values)
+    return Text(values["prompt"], next(answers, None))
+
+
+def _string(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise FormatError(f"{where}: got {quoted(value)} for a text; {_EXPECTED}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{where}: {quoted(value)} holds half a character; {_EXPECTED}") from None
+    return value

@@ -44,6 +44,16 @@ MethodOption = Annotated[
         " shapes are equal and the similarity is clearly above chance, and takes lora-x elsewhere.",
     ),
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Texts that both models are run on, a few hundred, unlabelled: a text a line, or in a"
+        ' .jsonl file objects such as {"prompt": "..."} or {"text": "..."}. Needs the extra eval'
+        " (torch, transformers, peft).",
+        show_default=False,
+    ),
+]
 SubspaceRankOption = Annotated[
     str,
     typer.Option(
@@ -140,6 +150,7 @@ def transfer_command(
     target: Target,
     output: Output = None,
     method: MethodOption = "auto",
+    calibration: Calibration = None,
     subspace_rank: SubspaceRankOption = "128",
     layer_map: LayerMapOption = "auto",
     min_similarity: MinSimilarityOption = None,
@@ -188,6 +199,7 @@ def transfer_command(
             threads=threads,
             cache=not no_cache,
             controls=controls,
+            calibration=calibration,
         )
         plan = plan_transfer(adapter, source, target, options)
         if where is None or dry_run:

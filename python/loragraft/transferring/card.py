@@ -21,8 +21,10 @@ def transfer_card(report: TransferReport, config: Mapping[str, Any]) -> str:
         report: The run that made it.
         config: The adapter's ``adapter_config.json``.
     """
+    texts = report.inputs.get("calibration")
+    how = "and without data" if texts is None else "on calibration texts that both models have read"
     sections = [
-        "Transferred from an adapter of another model, without training and without data.",
+        f"Transferred from an adapter of another model, without training {how}.",
         plain_text(public_sentence(report.summary.verdict)),
         "## What is known of it",
         *_figures(report),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from loragraft.architecture.selection import Selection
 from loragraft.errors import UsageError
 from loragraft.subspaces.rank import SubspaceRank
 from loragraft.transferring.methods import AUTO, require_method
 from loragraft.wording import quoted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MATCH_NORM: Final = "match-norm"
 DTYPES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -49,6 +52,8 @@ class TransferOptions:
         threads: None for one per core.
         cache: Keep subspaces for the next run.
         controls: Write the controls too.
+        calibration: File of the texts that both models are run on; None for a method that needs
+            none.
     """
 
     method: str = AUTO
@@ -63,6 +68,7 @@ class TransferOptions:
     threads: int | None = None
     cache: bool = True
     controls: bool = False
+    calibration: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -70,7 +76,7 @@ class TransferOptions:
         Raises:
             UsageError: One of them does.
         """
-        require_method(self.method)
+        require_method(self.method, calibrated=self.calibration is not None)
         if self.dtype != AUTO and self.dtype not in DTYPES:
             known = ", ".join((AUTO, *DTYPES))
             raise UsageError(f"--dtype {quoted(self.dtype)}: expected one of {known}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from loragraft.architecture.modules import take_inventory
 from loragraft.architecture.parts import split
 from loragraft.architecture.selection import ALL_LINEAR, Selection, select
+from loragraft.calibration.language_model import require_runtime
+from loragraft.calibration.texts import read_texts
 from loragraft.checkpoint import open_checkpoint
 from loragraft.comparison.places import depth_of, main_stack
 from loragraft.errors import MismatchError, NothingToAdaptError
@@ -109,6 +111,10 @@ def make_plan(
     Raises:
         LoragraftError: As `transfer`.
     """
+    if options.calibration is not None:
+        # What would stop the work is told before it, and before a dry run says that all is well.
+        require_runtime()
+        read_texts(options.calibration)
     origin = open_source(adapter, open_checkpoint(source))
     goal = open_checkpoint(target)
     inventory = take_inventory(goal)

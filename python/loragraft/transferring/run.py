@@ -70,6 +70,7 @@ def transfer(
     output: str | os.PathLike[str],
     *,
     method: str = "auto",
+    calibration: str | os.PathLike[str] | None = None,
     subspace_rank: int | str = 128,
     layer_map: str = "auto",
     min_similarity: float | str | None = None,
@@ -87,7 +88,7 @@ def transfer(
     report: bool = True,
     progress: Progress | None = None,
 ) -> Transfer:
-    """Make an adapter for one model out of an adapter of another, from weights alone.
+    """Make an adapter for one model out of an adapter of another, without training.
 
     For every module of the target that has a counterpart in the adapter ΔW_t = Σ P ΔW_s Qᵀ, with
     the maps P and Q of the method; nothing larger than the factors is formed (docs/transfer.md).
@@ -99,6 +100,7 @@ def transfer(
         output: Directory for the result.
         method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``, or ``auto``,
             which copies where the shapes are equal and the similarity clearly above chance.
+        calibration: File of texts for a method that runs both models.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
             {"target layer": source layer}, or ``auto``.
@@ -123,6 +125,7 @@ def transfer(
         MismatchError: The adapter is none of ``source``, more than plain LoRA, or finds no module.
         NothingToAdaptError: The filters leave nothing.
         NonFiniteError: NaN or Inf among weights or factors.
+        MissingDependencyError: A package that runs models is not installed.
         UsageError: An option that cannot be used, or an ``output`` that exists.
     """
     options = TransferOptions(
@@ -138,6 +141,7 @@ def transfer(
         threads=threads,
         cache=cache,
         controls=controls,
+        calibration=None if calibration is None else Path(calibration),
     )
     plan = plan_transfer(adapter, source, target, options)
     return run_transfer(plan, Path(output), force=force, with_report=report, progress=progress)

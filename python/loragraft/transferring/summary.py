@@ -98,6 +98,7 @@ def inputs_of(plan: TransferPlan) -> dict[str, Any]:
         "target": plan.target.reference,
         "method": options.method,
         "subspace_rank": str(options.subspace_rank),
+        "calibration": None if options.calibration is None else str(options.calibration),
         "layer_map": options.layer_map,
         "min_similarity": None if options.min_similarity is None else str(options.min_similarity),
         "scale": MATCH_NORM if options.scale is None else options.scale,

@@ -23,17 +23,23 @@ METHODS: Final[dict[str, Method]] = {
 }
 #: Those that look at both models as a whole, before the first pair.
 WHOLE_METHODS: Final[dict[str, WholeMethod]] = {SharedVocab.name: SharedVocab()}
+#: Those of them that run both models on calibration texts.
+CALIBRATED: Final = tuple(name for name, one in WHOLE_METHODS.items() if one.calibrated)
 #: What `--method` takes; the padded copy is a control, not a way to transfer.
 CHOICES: Final = (AUTO, *(name for name in METHODS if name != PADDED_COPY), *WHOLE_METHODS)
 #: Known, and not in this version.
 _COMING: Final = ("activations", "distill")
 
 
-def require_method(name: str) -> None:
-    """Refuse what is no method.
+def require_method(name: str, *, calibrated: bool = False) -> None:
+    """Refuse what is no method, or lacks what it needs.
+
+    Args:
+        name: The method.
+        calibrated: There are calibration texts.
 
     Raises:
-        UsageError: No such method, or none of this version.
+        UsageError: No such method, none of this version, or none with or without texts.
     """
     if name in _COMING:
         raise UsageError(
@@ -41,3 +47,15 @@ def require_method(name: str) -> None:
         )
     if name not in CHOICES:
         raise UsageError(f"--method {quoted(name)}: expected one of {', '.join(CHOICES)}")
+    if calibrated == (name in CALIBRATED):
+        return
+    if calibrated:
+        users = " or ".join(f"--method {one}" for one in CALIBRATED)
+        raise UsageError(
+            f"--calibration: --method {name} runs no model and uses no texts: leave it out, or take"
+            f" {users}"
+        )
+    raise UsageError(
+        f"--method {name}: runs both models on a few hundred texts: name them with"
+        " --calibration FILE"
+    )

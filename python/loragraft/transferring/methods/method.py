@@ -105,9 +105,11 @@ class WholeMethod(Protocol):
 
     Attributes:
         name: As ``--method`` takes it.
+        calibrated: It runs both models on calibration texts.
     """
 
     name: str
+    calibrated: bool
 
     def prepare(self, models: Models) -> Alignment:
         """Look at both models.
@@ -115,4 +117,5 @@ class WholeMethod(Protocol):
         Raises:
             MismatchError: The method cannot map between them.
             FormatError: A file cannot be read.
+            MissingDependencyError: A package is missing that it needs.
         """

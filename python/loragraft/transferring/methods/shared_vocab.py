@@ -9,6 +9,7 @@ import numpy as np
 
 from loragraft.errors import MismatchError
 from loragraft.transferring.maps import Chain, Diagonal, LinearMap, Matrix, Term
+from loragraft.transferring.methods.pair_maps import PairMaps
 from loragraft.transferring.stream.heads import Attention, AttentionMaps, attention_maps
 from loragraft.transferring.stream.neurons import (
     NeuronMap,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from loragraft.architecture import LinearModule
-    from loragraft.transferring.methods.method import Bases, Method, Models, Shape
+    from loragraft.transferring.methods.method import Method, Models
     from loragraft.transferring.stream.procrustes import StreamMap
     from loragraft.transferring.stream.side import Side
 
@@ -49,6 +50,7 @@ class SharedVocab:
     """
 
     name = NAME
+    calibrated = False
 
     def prepare(self, models: Models) -> SharedVocabulary:
         """Find the map of the residual stream.
@@ -95,7 +97,7 @@ class SharedVocabulary:
         try:
             return self._maps(source, target)
         except MismatchError as error:
-            return PairMaps(why=f"{NAME}: {error}; choose another --method, or --exclude it")
+            return PairMaps(NAME, why=f"{NAME}: {error}; choose another --method, or --exclude it")
 
     def _maps(self, source: LinearModule, target: LinearModule) -> PairMaps:
         kind = target.kind
@@ -110,7 +112,7 @@ class SharedVocabulary:
             maps = self._heads(source, target)
             inner, remark = getattr(maps, kind[0]), maps.told
         term = Term(outer, inner) if kind in WRITERS else Term(inner, outer)
-        return PairMaps((term,), remark)
+        return PairMaps(NAME, (term,), remark)
 
     def _outer(self, source: LinearModule, target: LinearModule) -> LinearMap:
         """Return the map on the side of the residual stream, G_t⁻¹ R G_s with its scale."""
@@ -146,43 +148,6 @@ class SharedVocabulary:
             spaces = neuron_spaces(self.stream.rotation, most)
             self._neurons = key, match_neurons(rows, others, spaces)
         return self._neurons[1]
-
-
-@dataclass(slots=True)
-class PairMaps:
-    """The maps of one pair, or why there are none.
-
-    Attributes:
-        summands: The one summand P ΔW_s Qᵀ.
-        told: What a reader must know; empty where there is nothing.
-        why: Why there is none; empty where there is one.
-    """
-
-    summands: tuple[Term, ...] = ()
-    told: str = ""
-    why: str = ""
-    name: str = NAME
-    exact: bool = False
-
-    def refusal(self, source: Shape, target: Shape) -> str:
-        """Return why there are no maps."""
-        del source, target
-        return self.why
-
-    def terms(self, bases: Bases) -> tuple[Term, ...]:
-        """P and Q of this pair."""
-        del bases
-        return self.summands
-
-    def chance(self, bases: Bases) -> float:
-        """An orthogonal map keeps the norm whatever the models share, so it says nothing."""
-        del bases
-        return 1.0
-
-    def remark(self, source: Shape, target: Shape) -> str:
-        """Tell where heads or neurons have no partner of their own."""
-        del source, target
-        return self.told
 
 
 def _attention(rows: Sequence[NDArray[np.floating]], side: Side) -> Attention:

@@ -1,0 +1,115 @@
+"""Ridge regression between the rows of two models, for all ridges at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+#: Ridges tried, as parts of the mean squared coordinate times the places. The least lies where
+#: rounding of the Gram matrix begins to count.
+_PARTS: Final = tuple(10.0 ** (-power) for power in range(13, -3, -1))
+
+
+class _Spectrum(NamedTuple):
+    """Eigenvectors of FᵀF, or of FFᵀ where there are fewer places than coordinates.
+
+    Attributes:
+        basis: Eigenvectors as columns.
+        values: Eigenvalues, none negative.
+        dual: They are those of FFᵀ.
+        unit: What ridges are given in.
+    """
+
+    basis: Array
+    values: Array
+    dual: bool
+    unit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """M = Gᵀ F (Fᵀ F + λI)⁻¹ = argmin ‖F Mᵀ − G‖² + λ‖M‖² (Hoerl and Kennard, 1970).
+
+    It is applied to a few columns at a time and never formed.
+
+    Attributes:
+        origin: F, (places, m_from).
+        goal: G, (places, m_to).
+        spectrum: Of F.
+        ridge: λ.
+    """
+
+    origin: Array
+    goal: Array
+    spectrum: _Spectrum
+    ridge: float
+
+    @classmethod
+    def of(cls, origin: Array, goal: Array, part: float) -> Ridge:
+        """Make the map whose λ is a part of the unit of F."""
+        spectrum = _spectrum(origin)
+        return cls(origin, goal, spectrum, part * spectrum.unit)
+
+    def forward(self, columns: Array) -> Array:
+        """Return M columns, (m_from, k) to (m_to, k)."""
+        if self.spectrum.dual:
+            return np.asarray(self.goal.T @ self._solved(self.origin @ columns))
+        return np.asarray(self.goal.T @ (self.origin @ self._solved(columns)))
+
+    def backward(self, columns: Array) -> Array:
+        """Return Mᵀ columns, (m_to, k) to (m_from, k)."""
+        if self.spectrum.dual:
+            return np.asarray(self.origin.T @ self._solved(self.goal @ columns))
+        return self._solved(self.origin.T @ (self.goal @ columns))
+
+    def _solved(self, columns: Array) -> Array:
+        """Return (FᵀF + λI)⁻¹ columns, or the same with FFᵀ."""
+        basis, values = self.spectrum.basis, self.spectrum.values
+        return np.asarray(basis @ ((basis.T @ columns) / (values + self.ridge)[:, None]))
+
+
+class RidgePath:
+    """The held-out errors of all ridges, for one F and any G."""
+
+    def __init__(self, origin: Array, held: Array) -> None:
+        """Prepare.
+
+        Args:
+            origin: F where maps are made, (places, m_from).
+            held: F where they are tried, (others, m_from).
+        """
+        self._origin = origin
+        self._spectrum = _spectrum(origin)
+        seen = held @ origin.T if self._spectrum.dual else held
+        self._seen = seen @ self._spectrum.basis
+
+    def best(self, goal: Array, held: Array) -> tuple[float, float]:
+        """Return the ridge of the least held-out squared error, as a part of the unit, and it.
+
+        Args:
+            goal: G where maps are made.
+            held: G where they are tried.
+        """
+        basis, values, dual, unit = self._spectrum
+        inner = basis.T @ (goal if dual else self._origin.T @ goal)
+        errors = [
+            float(np.square(held - (self._seen / (values + part * unit)) @ inner).sum())
+            for part in _PARTS
+        ]
+        # Of equals the largest ridge, as of rows that are all zero.
+        least = min(range(len(errors)), key=lambda one: (errors[one], -one))
+        return _PARTS[least], errors[least]
+
+
+def _spectrum(rows: Array) -> _Spectrum:
+    dual = len(rows) < rows.shape[1]
+    values, basis = np.linalg.eigh(rows @ rows.T if dual else rows.T @ rows)
+    unit = float(np.square(rows).mean()) * len(rows)
+    return _Spectrum(basis, np.maximum(values, 0.0), dual, unit or 1.0)
