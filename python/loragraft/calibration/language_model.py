@@ -143,8 +143,8 @@ class LanguageModel:
     ) -> None:
         """Run the model up to its last hidden state; tell what modules read and write at places.
 
-        A watcher hears nothing of a module that is not run then, such as the head, or that does
-        not see every token, such as an expert.
+        A batch ends once every module has been seen. A watcher hears nothing of a module that is
+        not run by then, such as the head, or that does not see every token, such as an expert.
 
         Args:
             texts: The texts.
@@ -160,7 +160,7 @@ class LanguageModel:
             by_text.setdefault(place.text, []).append(number)
         view = _View()
         handles = [
-            self.module(name).register_forward_hook(view.hook(watcher))
+            self.module(name).register_forward_hook(view.hook(name, watcher))
             for name, watcher in watchers.items()
         ]
         wanted = sorted(by_text)
@@ -170,7 +170,7 @@ class LanguageModel:
                 seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
                 ids, mask = self._padded([texts[text].ids for text in lines])
                 view.look(tuple(ids.shape), [(row, places[n].token) for row, n in seen], seen)
-                with self._computing():
+                with self._computing(), contextlib.suppress(_SeenAllError):
                     self.inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             for handle in handles:
@@ -216,10 +216,16 @@ class LanguageModel:
             torch.set_num_threads(before)
 
 
+class _SeenAllError(Exception):
+    """Ends a batch whose later layers nobody watches."""
+
+
 class _View:
     """The places of the batch at work, and hooks that look there."""
 
     def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._waiting: set[str] = set()
         self._shape: tuple[int, ...] = (0, 0)
         self._flat: list[int] = []
         self._numbers: NDArray[np.intp] = np.zeros(0, np.intp)
@@ -228,18 +234,23 @@ class _View:
         self, shape: tuple[int, ...], at: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]]
     ) -> None:
         """Go on to the next batch, (lines, tokens), with its places and their numbers."""
+        self._waiting = set(self._names)
         self._shape = shape
         self._flat = [row * shape[1] + token for row, token in at]
         self._numbers = np.array([number for _, number in seen], np.intp)
 
-    def hook(self, watcher: Watcher) -> Callable[[Any, Any, Any], None]:
-        """Return a forward hook of torch that tells a watcher."""
+    def hook(self, name: str, watcher: Watcher) -> Callable[[Any, Any, Any], None]:
+        """Return a forward hook of torch that tells the watcher of a module."""
+        self._names.add(name)
 
         def told(module: Any, inputs: Any, output: Any) -> None:
             del module
             found = [self._rows(tensor) for tensor in (*inputs[:1], output)]
             if len(found) == 2 and found[0] is not None and found[1] is not None:
                 watcher(self._numbers, found[0], found[1])
+                self._waiting.discard(name)
+                if not self._waiting:
+                    raise _SeenAllError
 
         return told
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from loragraft.calibration.ridge import Ridge, RidgePath
+from loragraft.calibration.ridge import NOISE, Ridge, RidgePath
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def _orthogonal(f: Array, g: Array) -> Orthogonal:
     Directions that the rows have nothing in are left out: what becomes of them is not known.
     """
     u, s, vt = np.linalg.svd(g.T @ f, full_matrices=False)
-    known = s > max(f.shape[1], g.shape[1]) * np.finfo(np.float64).eps * s[:1]
+    known = s > NOISE**2 * s[:1]
     turn = u[:, known] @ vt[known]
     size = float(np.square(f @ vt[known].T).sum())
     return Orthogonal((float(s[known].sum()) / size if size > 0.0 else 0.0) * turn)

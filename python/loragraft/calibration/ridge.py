@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+#: Singular values of rows below this part of the largest are those of rounding to float32.
+NOISE: Final = 2.0**-20
 #: Ridges tried, as parts of the mean squared coordinate times the places. The least lies where
 #: rounding of the Gram matrix begins to count.
 _PARTS: Final = tuple(10.0 ** (-power) for power in range(13, -3, -1))
@@ -106,6 +108,21 @@ class RidgePath:
         # Of equals the largest ridge, as of rows that are all zero.
         least = min(range(len(errors)), key=lambda one: (errors[one], -one))
         return _PARTS[least], errors[least]
+
+
+def span(rows: Array, most: int) -> Array:
+    """Return an orthonormal basis of the space that rows lie in, (m, k), but for rounding.
+
+    Args:
+        rows: (places, m).
+        most: Dimensions that it has at most.
+    """
+    basis, values, dual, _ = _spectrum(rows)
+    order = np.argsort(values)[::-1][:most]
+    kept = order[values[order] > NOISE**2 * values.max()]
+    if not dual:
+        return basis[:, kept]
+    return np.asarray(rows.T @ (basis[:, kept] / np.sqrt(values[kept])))
 
 
 def _spectrum(rows: Array) -> _Spectrum:

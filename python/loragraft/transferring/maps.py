@@ -109,6 +109,26 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Completed:
+    """One map inside of a subspace, another one outside of it.
+
+    Attributes:
+        basis: Of the subspace, (m_s, r), orthonormal columns.
+        inside: The map for what lies in it.
+        outside: The map for what is left.
+    """
+
+    basis: NDArray[np.float64]
+    inside: LinearMap
+    outside: LinearMap
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Take the columns apart, and map each part."""
+        within = self.basis @ (self.basis.T @ columns)
+        return self.inside(within) + self.outside(columns - within)
+
+
+@dataclass(frozen=True, slots=True)
 class Resized:
     """Cut off, or fill up with zeros: coordinate i becomes coordinate i.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from loragraft.errors import UsageError
+from loragraft.transferring.methods.activations import Activations
 from loragraft.transferring.methods.copy import Copy
 from loragraft.transferring.methods.cross_lora import CrossLora
 from loragraft.transferring.methods.lora_x import LoraX
@@ -22,13 +23,15 @@ METHODS: Final[dict[str, Method]] = {
     method.name: method for method in (Copy(), LoraX(), CrossLora(), ProLora(), PaddedCopy())
 }
 #: Those that look at both models as a whole, before the first pair.
-WHOLE_METHODS: Final[dict[str, WholeMethod]] = {SharedVocab.name: SharedVocab()}
+WHOLE_METHODS: Final[dict[str, WholeMethod]] = {
+    method.name: method for method in (SharedVocab(), Activations())
+}
 #: Those of them that run both models on calibration texts.
 CALIBRATED: Final = tuple(name for name, one in WHOLE_METHODS.items() if one.calibrated)
 #: What `--method` takes; the padded copy is a control, not a way to transfer.
 CHOICES: Final = (AUTO, *(name for name in METHODS if name != PADDED_COPY), *WHOLE_METHODS)
 #: Known, and not in this version.
-_COMING: Final = ("activations", "distill")
+_COMING: Final = ("distill",)
 
 
 def require_method(name: str, *, calibrated: bool = False) -> None:
