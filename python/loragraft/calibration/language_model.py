@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _NEEDED: Final = ("torch", "transformers", "peft")
 #: Tokens in a batch, padding included, and of one text at most.
 _BATCH: Final = 2048
+#: What the norm before the head is called.
+_LAST_NORMS: Final = ("norm", "final_layernorm", "final_norm")
+#: Settings of models that multiply or divide logits.
+_LOGIT_SCALES: Final = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 #: The file that transformers loads where there is no index.
 _SINGLE: Final = "model.safetensors"
 
@@ -188,6 +192,84 @@ class LanguageModel:
             raise MismatchError(
                 f"transformers builds {type(self.inner).__name__} without a module {name}"
             ) from None
+
+    @property
+    def last_norm(self) -> str:
+        """Name of the norm between the last block and the head.
+
+        Raises:
+            MismatchError: The model has none that is known.
+        """
+        base = self.inner.base_model
+        owned = [name for name, _ in base.named_children() if name in _LAST_NORMS]
+        if len(owned) != 1:
+            raise MismatchError(
+                f"{type(self.inner).__name__} has no norm before its head that is known"
+                f" ({', '.join(_LAST_NORMS)}): choose another --method"
+            )
+        prefix = next((f"{name}." for name, one in self.inner.named_modules() if one is base), "")
+        return f"{prefix.removeprefix('.')}{owned[0]}"
+
+    @property
+    def cap(self) -> float | None:
+        """Logits l become cap · tanh(l / cap), as in Gemma 2; None where they do not.
+
+        Raises:
+            MismatchError: Logits are scaled otherwise.
+        """
+        settings = self.inner.config.get_text_config()
+        for key in _LOGIT_SCALES:
+            if getattr(settings, key, None) not in {None, 1}:
+                raise MismatchError(
+                    f"{type(self.inner).__name__} scales its logits ({key}), which is not known"
+                    " here: choose another --method"
+                )
+        found = getattr(settings, "final_logit_softcapping", None)
+        return None if found is None else float(found)
+
+    @property
+    def unembedding(self) -> Array:
+        """The rows of the head, (tokens, d)."""
+        rows: Array = self.inner.get_output_embeddings().weight.detach().numpy()
+        return rows
+
+    def log_probabilities(self, states: Array) -> Array:
+        """Return what the head, with the adapter's part of it, makes of last hidden states.
+
+        Args:
+            states: After the last norm, (places, d).
+
+        Returns:
+            (places, tokens), in nats.
+        """
+        import torch
+
+        cap = self.cap
+        with self._computing():
+            logits = self.inner.get_output_embeddings()(torch.from_numpy(states))
+            if cap is not None:
+                logits = cap * torch.tanh(logits / cap)
+            found: Array = torch.log_softmax(logits, -1).numpy()
+        return found
+
+    @contextlib.contextmanager
+    def changed(self, name: str, update: Array) -> Iterator[None]:
+        """Run the model with an update added to a weight for as long as the context lasts.
+
+        Args:
+            name: Of the module.
+            update: ΔW, (out, in).
+        """
+        import torch
+
+        module = self.module(name)
+        weight = module.weight.data
+        delta = torch.from_numpy(update)
+        module.weight.data = weight + (delta if weight.shape == delta.shape else delta.T)
+        try:
+            yield
+        finally:
+            module.weight.data = weight
 
     def _padded(self, lines: list[tuple[int, ...]], *, on_left: bool = False) -> tuple[Any, Any]:
         """Return the numbers of tokens and the attention mask of a batch."""

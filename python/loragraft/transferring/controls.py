@@ -10,7 +10,7 @@ import numpy as np
 from loragraft.comparison.places import place_of
 from loragraft.errors import NothingToAdaptError
 from loragraft.transferring.factors import cast
-from loragraft.transferring.methods import METHODS, PADDED_COPY
+from loragraft.transferring.methods import DISTILL, METHODS, PADDED_COPY
 from loragraft.transferring.pairing import Pair
 from loragraft.transferring.update import Update, balanced
 from loragraft.transferring.verdict import root_sum
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RANDOM: Final = "random"
 SHUFFLED: Final = "shuffled"
 CONTROLS: Final = (PADDED_COPY, RANDOM, SHUFFLED)
+_RANDOM: Final = "random factors with the rank and the norm of every transferred module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,21 @@ class _Kept(NamedTuple):
 
     pairs: Sequence[tuple[Pair, TransferredModule]]
     factors: WrittenFactors
+
+
+def controls_of(method: str) -> tuple[str, ...]:
+    """Return the controls that a method has: only such as pair modules have all of them."""
+    return (RANDOM,) if method == DISTILL else CONTROLS
+
+
+def random_alone(plan: TransferPlan, made: Sequence[Made]) -> tuple[Control, ...]:
+    """Make the control of a method that pairs no modules.
+
+    Raises:
+        NonFiniteError: Its factors leave the range of float32.
+    """
+    written = [(one.factors, one.rows[0].delta_norm) for one in made if one.factors is not None]
+    return (Control(RANDOM, _RANDOM, tuple(_random(plan, written))),)
 
 
 def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> tuple[Control, ...]:
@@ -74,8 +90,16 @@ def make_controls(plan: TransferPlan, worker: Worker, made: Sequence[Made]) -> t
         ),
         Control(
             RANDOM,
-            "random factors with the rank and the norm of every transferred module",
-            tuple(_random(plan, kept)),
+            _RANDOM,
+            tuple(
+                _random(
+                    plan,
+                    [
+                        (one.factors, root_sum([row.delta_norm for _, row in one.pairs]))
+                        for one in kept
+                    ],
+                )
+            ),
         ),
         Control(
             SHUFFLED,
@@ -104,17 +128,17 @@ def _padded(worker: Worker, kept: Sequence[_Kept]) -> Iterator[WrittenFactors]:
             yield control
 
 
-def _random(plan: TransferPlan, kept: Sequence[_Kept]) -> Iterator[WrittenFactors]:
+def _random(
+    plan: TransferPlan, kept: Sequence[tuple[WrittenFactors, float]]
+) -> Iterator[WrittenFactors]:
     generator = np.random.default_rng(plan.options.seed)
-    for one in kept:
-        factors = one.factors
+    for factors, norm in kept:
         out, into = factors.target.shape
         drawn = Update(
             generator.standard_normal((out, factors.rank)),
             generator.standard_normal((factors.rank, into)),
         )
         update = balanced(drawn, factors.rank).update
-        norm = root_sum([row.delta_norm for _, row in one.pairs])
         yield cast(
             factors.target,
             update.times(norm / update.norm),

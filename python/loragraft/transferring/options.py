@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from loragraft.architecture.selection import Selection
 from loragraft.errors import UsageError
 from loragraft.subspaces.rank import SubspaceRank
-from loragraft.transferring.methods import AUTO, require_method
+from loragraft.transferring.methods import AUTO, DISTILL, require_method
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
@@ -77,6 +77,16 @@ class TransferOptions:
             UsageError: One of them does.
         """
         require_method(self.method, calibrated=self.calibration is not None)
+        if self.method == DISTILL and self.min_similarity is not None:
+            raise UsageError(
+                f"--min-similarity: --method {DISTILL} pairs no modules, so there is nothing to"
+                " compare: leave it out"
+            )
+        if self.method == DISTILL and self.scale is None:
+            raise UsageError(
+                f"--scale {MATCH_NORM}: --method {DISTILL} has no source module whose norm to"
+                " match: give a factor"
+            )
         if self.dtype != AUTO and self.dtype not in DTYPES:
             known = ", ".join((AUTO, *DTYPES))
             raise UsageError(f"--dtype {quoted(self.dtype)}: expected one of {known}")

@@ -127,7 +127,8 @@ class TransferSummary:
         counts: Modules by outcome.
         layer_map: The rule that paired the layers.
         norm_share: Share of the source adapter's squared norm that reached a module of the target.
-        retained: √(Σ‖ΔW_t‖² / Σ‖ΔW_s‖²) over the kept modules, before any ``--scale``.
+        retained: √(Σ‖ΔW_t‖² / Σ‖ΔW_s‖²) over the kept modules, before any ``--scale``; None where
+            no module has a source of its own.
         effect: √(Σ‖ΔW_t‖² / Σ‖W_t‖²) over the kept modules; None where it was not measured.
         near_no_op: Why the adapter hardly changes the target; empty where it does.
         bytes_written: Size of the adapter's tensor file.
@@ -141,7 +142,7 @@ class TransferSummary:
     counts: Mapping[str, int]
     layer_map: str
     norm_share: float
-    retained: float
+    retained: float | None
     effect: float | None
     near_no_op: str
     bytes_written: int

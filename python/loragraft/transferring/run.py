@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.architecture.selection import parse_selection
 from loragraft.destination import Destination, check_destination
@@ -17,8 +17,9 @@ from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.subspaces.rank import parse_subspace_rank
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring.card import control_card, transfer_card
-from loragraft.transferring.controls import CONTROLS, make_controls
-from loragraft.transferring.methods import WHOLE_METHODS
+from loragraft.transferring.controls import controls_of, make_controls, random_alone
+from loragraft.transferring.distilling.distill import distill
+from loragraft.transferring.methods import DISTILL, WHOLE_METHODS
 from loragraft.transferring.methods.method import Models
 from loragraft.transferring.options import (
     TransferOptions,
@@ -98,8 +99,9 @@ def transfer(
         source: The checkpoint that it was made for: a directory, one .safetensors file, a Hub id.
         target: The checkpoint that it is wanted for.
         output: Directory for the result.
-        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``, or ``auto``,
-            which copies where the shapes are equal and the similarity clearly above chance.
+        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``,
+            ``activations``, ``distill``, or ``auto``, which copies where the shapes are equal and
+            the similarity clearly above chance.
         calibration: File of texts for a method that runs both models.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
@@ -168,7 +170,7 @@ def check_outputs(plan: TransferPlan, output: Path, *, force: bool) -> dict[str,
         UsageError: One of them must not be written to.
         FormatError: One of them cannot be looked at.
     """
-    names = ("", *(CONTROLS if plan.options.controls else ()))
+    names = ("", *(controls_of(plan.options.method) if plan.options.controls else ()))
     outputs = {
         name: output.with_name(f"{output.name}-{name}") if name else output for name in names
     }
@@ -199,34 +201,66 @@ def run_transfer(
             name: stack.enter_context(Destination(directory, force))
             for name, directory in outputs.items()
         }
-        finder = _finder(plan, reader, cache)
-        alignment = _alignment(plan, reader)
-        worker = Worker(reader, finder, plan.options, alignment)
-        made = _transferred(plan, worker, progress)
-        written = [one.factors for one in made if one.factors is not None]
-        if not written:
-            raise nothing_kept(plan, made)
-        controls = make_controls(plan, worker, made) if plan.options.controls else ()
+        done = _carried_out(plan, reader, cache, progress)
+        written = [one.factors for one in done.made if one.factors is not None]
         own = destinations[""]
         retire(own)
         nbytes = write_tensors(own, written)
         config = config_of(plan, written)
         report = make_report(
             plan,
-            made,
+            done.made,
             cache,
-            finder.computed,
-            notes=alignment.notes if alignment is not None else (),
+            done.computed,
+            notes=done.notes,
             bytes_written=nbytes,
             seconds=time.perf_counter() - started,
         )
         data = report.to_json() if with_report else None
         write_documents(own, config, data, transfer_card(report, config))
-        for control in controls:
+        for control in done.controls:
             _write_control(plan, control, destinations[control.name], report, with_report)
     cache.trim()
     others = {name: directory for name, directory in outputs.items() if name}
     return Transfer(report=report, output=output, config=config, controls=others)
+
+
+class _Done(NamedTuple):
+    """A transfer that is still to be written.
+
+    Attributes:
+        made: What became of every module.
+        notes: What the method found out about both models.
+        controls: Where they were asked for.
+        computed: How many subspaces were computed.
+    """
+
+    made: tuple[Made, ...]
+    notes: tuple[str, ...]
+    controls: tuple[Control, ...]
+    computed: int
+
+
+def _carried_out(
+    plan: TransferPlan, reader: TensorReader, cache: SubspaceCache, progress: Progress | None
+) -> _Done:
+    """Transfer every module, and make the controls.
+
+    Raises:
+        NothingToAdaptError: No module is kept.
+    """
+    wants_controls = plan.options.controls
+    if plan.options.method == DISTILL:
+        found = distill(plan, reader, progress)
+        return _Done(*found, random_alone(plan, found.made) if wants_controls else (), 0)
+    finder = _finder(plan, reader, cache)
+    alignment = _alignment(plan, reader)
+    worker = Worker(reader, finder, plan.options, alignment)
+    made = _transferred(plan, worker, progress)
+    if all(one.factors is None for one in made):
+        raise nothing_kept(plan, made)
+    controls = make_controls(plan, worker, made) if wants_controls else ()
+    return _Done(made, alignment.notes if alignment is not None else (), controls, finder.computed)
 
 
 def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:

@@ -58,7 +58,6 @@ def make_report(
     rows = (*(row for one in made for row in one.rows), *_rows_left_out(plan))
     kept = [row for row in rows if row.outcome is not Fate.LEFT_OUT]
     share = total_share(row.share for row in kept)
-    source = root_sum([row.source_norm for row in kept])
     weights = [row.weight_norm for row in kept if row.weight_norm is not None]
     delta = root_sum([row.delta_norm for row in kept])
     total = root_sum(weights)
@@ -69,7 +68,7 @@ def make_report(
         counts={fate.value: outcomes[fate] for fate in Fate},
         layer_map=plan.layer_map,
         norm_share=share,
-        retained=root_sum([(row.retained or 0.0) * row.source_norm for row in kept]) / source,
+        retained=_retained(kept),
         effect=delta / total if total > 0.0 else None,
         near_no_op=no_op,
         bytes_written=bytes_written,
@@ -86,6 +85,12 @@ def make_report(
         modules=rows,
         tensors=tuple(_tensors(plan, rows)),
     )
+
+
+def _retained(kept: Sequence[TransferredModule]) -> float | None:
+    source = root_sum([row.source_norm for row in kept])
+    own = root_sum([(row.retained or 0.0) * row.source_norm for row in kept])
+    return own / source if source > 0.0 else None
 
 
 def inputs_of(plan: TransferPlan) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def verdict(modules: Sequence[TransferredModule], norm_share: float, no_op: str)
         parts.append(f"{counted(modules_in(copied), 'module')} copied{_excess(copied)}")
     for method in dict.fromkeys(module.method for module in moved):
         own = [module for module in moved if module.method == method]
+        if not any(module.source_norm for module in own):
+            # No norm of a source: the method pairs no modules.
+            parts.append(
+                f"the whole adapter put into {counted(modules_in(own), 'module')} by {method}"
+            )
+            continue
         kept = root_sum([(module.retained or 0.0) * module.source_norm for module in own])
         kept /= root_sum([module.source_norm for module in own])
         parts.append(
@@ -113,7 +119,9 @@ def verdict(modules: Sequence[TransferredModule], norm_share: float, no_op: str)
         parts.append(f"{left} left out")
     elif gone:
         parts.append(f"{counted(gone, 'part')} of fused modules left out")
-    text = f"{', '.join(parts)}; {percent(norm_share)} of the adapter's squared norm was placed"
+    text = ", ".join(parts)
+    if any(module.source_norm for module in modules) or gone:
+        text += f"; {percent(norm_share)} of the adapter's squared norm was placed"
     if no_op:
         text += f". This adapter is a near no-op: {no_op}"
     return text

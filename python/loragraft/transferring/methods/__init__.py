@@ -26,12 +26,12 @@ METHODS: Final[dict[str, Method]] = {
 WHOLE_METHODS: Final[dict[str, WholeMethod]] = {
     method.name: method for method in (SharedVocab(), Activations())
 }
-#: Those of them that run both models on calibration texts.
-CALIBRATED: Final = tuple(name for name, one in WHOLE_METHODS.items() if one.calibrated)
+#: It maps no module: it puts what the adapter does into modules of its own choice.
+DISTILL: Final = "distill"
+#: Those that run both models on calibration texts.
+CALIBRATED: Final = (*(name for name, one in WHOLE_METHODS.items() if one.calibrated), DISTILL)
 #: What `--method` takes; the padded copy is a control, not a way to transfer.
-CHOICES: Final = (AUTO, *(name for name in METHODS if name != PADDED_COPY), *WHOLE_METHODS)
-#: Known, and not in this version.
-_COMING: Final = ("distill",)
+CHOICES: Final = (AUTO, *(name for name in METHODS if name != PADDED_COPY), *WHOLE_METHODS, DISTILL)
 
 
 def require_method(name: str, *, calibrated: bool = False) -> None:
@@ -42,12 +42,8 @@ def require_method(name: str, *, calibrated: bool = False) -> None:
         calibrated: There are calibration texts.
 
     Raises:
-        UsageError: No such method, none of this version, or none with or without texts.
+        UsageError: No such method, or none with or without texts.
     """
-    if name in _COMING:
-        raise UsageError(
-            f"--method {name}: is not in this version; expected one of {', '.join(CHOICES)}"
-        )
     if name not in CHOICES:
         raise UsageError(f"--method {quoted(name)}: expected one of {', '.join(CHOICES)}")
     if calibrated == (name in CALIBRATED):

@@ -30,9 +30,9 @@ MLP: Final = ("gate_proj", "up_proj", "down_proj")
 #: Modules that write to the residual stream; the others read it.
 WRITERS: Final = frozenset({"o_proj", "down_proj"})
 _BEFORE: Final = "input_layernorm"
-_MIDDLE: Final = "post_attention_layernorm"
+MIDDLE: Final = "post_attention_layernorm"
 #: Where a block has one of these, the norm in the middle is that of the attention's output.
-_AROUND: Final = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+AROUND: Final = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 #: Gains below this part of their root mean square are inverted as if they were that large.
 _LEAST: Final = 1e-2
 
@@ -92,15 +92,15 @@ class Side:
         """
         prefix = re.split(rf"(?<=\.){linear.layer}\.", f".{linear.tensor}", maxsplit=1)[0][1:]
         prefix = f"{prefix}{linear.layer}."
-        around = any(f"{prefix}{name}.weight" in self.checkpoint.tensors for name in _AROUND)
+        around = any(f"{prefix}{name}.weight" in self.checkpoint.tensors for name in AROUND)
         is_attention = linear.kind in ATTENTION
         if linear.kind in WRITERS:
-            name = _MIDDLE if is_attention else _AROUND[1]
+            name = MIDDLE if is_attention else AROUND[1]
             return self._read(prefix + name, needed=around) if around else None
         if is_attention:
             # OLMo 2 has norms after its modules alone.
             return self._read(prefix + _BEFORE, needed=not around)
-        return self._read(prefix + (_AROUND[0] if around else _MIDDLE), needed=not around)
+        return self._read(prefix + (AROUND[0] if around else MIDDLE), needed=not around)
 
     def _read(self, module: str, *, needed: bool) -> Array | None:
         entry = self.checkpoint.tensors.get(f"{module}.weight")

@@ -1,0 +1,1 @@
+"""What an adapter makes its source say, put into the target's last output projections."""
