@@ -19,7 +19,8 @@ py::array_t<float> array_of(const Matrix<float>& values) {
 
 py::array_t<float> narrowed(const std::vector<double>& values) {
   py::array_t<float> out(static_cast<py::ssize_t>(values.size()));
-  std::ranges::transform(values, out.mutable_data(), [](double x) { return static_cast<float>(x); });
+  std::ranges::transform(values, out.mutable_data(),
+                         [](double x) { return static_cast<float>(x); });
   return out;
 }
 
@@ -34,9 +35,8 @@ py::tuple subspaces_of(std::shared_ptr<StoredMatrix> matrix, std::size_t rank,
     ThreadPool pool(threads);
     const CancelToken never;
     StoredOperator a(std::move(matrix));
-    svd = leading_subspaces(
-        a, {.rank = rank, .power_iterations = power_iterations, .key = key},
-        {.pool = pool, .cancel = never});
+    svd = leading_subspaces(a, {.rank = rank, .power_iterations = power_iterations, .key = key},
+                            {.pool = pool, .cancel = never});
     v = transposed(svd.vt);
   }
   return py::make_tuple(array_of(svd.u), narrowed(svd.s), array_of(v), std::sqrt(svd.sums.delta));

@@ -16,6 +16,8 @@ namespace {
 
 // Smaller sides above this cost more as a Gram matrix than iteration does, and much memory.
 constexpr std::size_t kLongest = 4096;
+// Matrices of so few entries have a full decomposition before a Gram matrix is set up.
+constexpr std::size_t kSmall = 64 * std::size_t{64};
 // Smaller sides up to which all eigenvectors cost less than looking for some.
 constexpr std::size_t kAllSide = 640;
 // Smaller sides below this gain nothing from bytes.
@@ -44,8 +46,7 @@ bool moderate(const TileSums& sums, std::size_t entries) {
 double mixing(const std::vector<double>& values, std::size_t k, std::size_t d, double noise,
               double floor) {
   if (values.size() <= k) return 0.0;
-  const double weight =
-      static_cast<double>(d - k) / static_cast<double>(values.size() - k);
+  const double weight = static_cast<double>(d - k) / static_cast<double>(values.size() - k);
   double sum = 0.0;
   for (std::size_t i = 0; i < k; ++i) {
     for (std::size_t j = k; j < values.size(); ++j) {
@@ -72,8 +73,8 @@ class Search {
 
   // Nothing where a Gram matrix is no good; `sums` are known afterwards.
   std::optional<TruncatedSvd> find() {
-    const bool bytes = options_.arithmetic == Arithmetic::automatic &&
-                       kernels().bytes != nullptr && side_ >= kByteSide;
+    const bool bytes = options_.arithmetic == Arithmetic::automatic && kernels().bytes != nullptr &&
+                       side_ >= kByteSide;
     std::optional<LeadingEigen> found;
     if (bytes) found = leading(GramProducts::bytes, kByteLoss);
     if (!found && !refused_) found = leading(GramProducts::floats, kFloatLoss);
@@ -155,10 +156,13 @@ class Search {
 
 TruncatedSvd leading_subspaces(LinearOperator& a, const SvdOptions& options, const Run& run) {
   const std::size_t side = std::min(a.rows(), a.cols());
-  const bool wide = side > kAllSide && 5 * options.rank > side;
-  if (!options.power_iterations && side <= kLongest && !wide && options.rank > 0 &&
-      options.rank <= side) {
-    if (std::optional<TruncatedSvd> found = Search(a, options, run).find()) return *std::move(found);
+  // Where many eigenvectors are wanted the search for them goes through most of the space.
+  const bool searched = side > kAllSide;
+  const bool fits = a.rows() * a.cols() > kSmall && side <= kLongest &&
+                    (searched ? 5 * options.rank : options.rank) <= side;
+  if (fits && options.rank > 0 && !options.power_iterations) {
+    if (std::optional<TruncatedSvd> found = Search(a, options, run).find())
+      return *std::move(found);
   }
   return truncated_svd(a, options, run);
 }

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -103,8 +104,11 @@ def compare(
     if not matched:
         raise _nothing_in_common(first, second)
     store = SubspaceCache(cache_directory() if cache else None)
-    with TensorReader() as reader:
-        finder = SubspaceFinder(reader, store, rank, seed=seed, threads=threads)
+    with (
+        TensorReader() as reader,
+        SubspaceFinder(reader, store, rank, seed=seed, threads=threads) as finder,
+    ):
+        finder.expect(chain.from_iterable(matched))
         rows = _rows(finder, reader, matched, progress)
     store.trim()
     inputs = {"a": first.reference, "b": second.reference, "subspace_rank": str(rank), "seed": seed}

@@ -39,10 +39,13 @@ def rows_out_in(
     Raises:
         FormatError: A file cannot be read, or the numbers cannot be computed with.
     """
+    return rows(reader, oriented(linear), start, stop)
+
+
+def oriented(linear: LinearModule) -> Source:
+    """Return where a weight lies, as (out, in), whichever way round it is stored."""
     (source,) = linear.matrices
-    if linear.transposed:
-        source = turned(source)
-    return rows(reader, source, start, stop)
+    return turned(source) if linear.transposed else source
 
 
 def content_digest(reader: TensorReader, linear: LinearModule) -> bytes:

@@ -27,7 +27,7 @@ from loragraft.transferring.output import config_of, write_tensors
 from loragraft.transferring.plan import make_plan
 from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept
-from loragraft.transferring.work import Worker
+from loragraft.transferring.work import Worker, needs_subspaces
 
 if TYPE_CHECKING:
     import os
@@ -192,8 +192,10 @@ def run_transfer(
             name: stack.enter_context(Destination(directory, force))
             for name, directory in outputs.items()
         }
-        finder = _finder(plan, reader, cache)
+        finder = stack.enter_context(_finder(plan, reader, cache))
         alignment = _alignment(plan, reader)
+        if needs_subspaces(alignment, plan.options):
+            finder.expect(one for pair in plan.pairs for one in (pair.source.linear, pair.target))
         worker = Worker(reader, finder, plan.options, alignment)
         made = _transferred(plan, worker, progress)
         written = [one.factors for one in made if one.factors is not None]

@@ -95,7 +95,7 @@ class Worker:
     def evidence(self, pair: Pair, share: float) -> Evidence:
         """Measure how much a pair has in common, as far as the method or a filter asks for it."""
         row = _row(pair, share)
-        if self.alignment is not None and self.options.min_similarity is None:
+        if not needs_subspaces(self.alignment, self.options):
             bases = Bases(
                 *(self.finder.norm_alone(one) for one in (pair.source.linear, pair.target))
             )
@@ -171,6 +171,11 @@ class Worker:
         if untouched and code == module.lora_A.dtype == module.lora_B.dtype:
             return verbatim(self.reader, pair.target, module)
         return cast(pair.target, update.times(scale), module.scaling, code)
+
+
+def needs_subspaces(alignment: Alignment | None, options: TransferOptions) -> bool:
+    """Say whether the method, or a filter, asks for the subspaces of all pairs."""
+    return alignment is None or options.min_similarity is not None
 
 
 def _row(pair: Pair, share: float) -> TransferredModule:
