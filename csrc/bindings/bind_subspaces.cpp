@@ -5,14 +5,17 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
+#include "linalg/best_products.hpp"
 #include "linalg/leading_subspaces.hpp"
 #include "linalg/triplets.hpp"
+#include "linalg/unit_lines.hpp"
 
 namespace loragraft::bindings {
 namespace {
 
-py::array_t<float> array_of(const Matrix<float>& values) {
-  py::array_t<float> out({values.rows(), values.cols()});
+template <class T>
+py::array_t<T> array_of(const Matrix<T>& values) {
+  py::array_t<T> out({values.rows(), values.cols()});
   std::copy_n(values.data(), values.size(), out.mutable_data());
   return out;
 }
@@ -52,12 +55,49 @@ double norm_of(std::shared_ptr<StoredMatrix> matrix, std::size_t threads) {
   return std::sqrt(sums.delta);
 }
 
+// Rows of the matrix, or its columns, scaled by `gain` and then to norm one, times `right`.
+py::array_t<float> unit_lines_times_of(std::shared_ptr<StoredMatrix> matrix, bool columns,
+                                       const Floats& gain, const Floats& right,
+                                       std::size_t threads) {
+  const MatrixView<const float> operand = matrix_view(right);
+  const std::span<const float> scale(gain.data(), static_cast<std::size_t>(gain.size()));
+  Matrix<float> out;
+  {
+    const py::gil_scoped_release release;
+    ThreadPool pool(threads);
+    const CancelToken never;
+    const StoredOperator a(std::move(matrix));
+    out = unit_lines_times(a, columns ? Lines::columns : Lines::rows, scale, operand,
+                           {.pool = pool, .cancel = never});
+  }
+  return array_of(out);
+}
+
+// For each row of a, the rows of b with the largest inner products: these, and their numbers.
+py::tuple best_products_of(const Floats& a, const Floats& b, std::size_t count,
+                           std::size_t threads) {
+  const MatrixView<const float> left = matrix_view(a);
+  const MatrixView<const float> right = matrix_view(b);
+  BestProducts found;
+  {
+    const py::gil_scoped_release release;
+    ThreadPool pool(threads);
+    const CancelToken never;
+    found = best_products(left, right, count, {.pool = pool, .cancel = never});
+  }
+  return py::make_tuple(array_of(found.values), array_of(found.places));
+}
+
 }  // namespace
 
 void register_subspaces(py::module_& module) {
   module.def("leading_subspaces", &subspaces_of, py::arg("matrix").none(false), py::arg("rank"),
              py::arg("power_iterations"), py::arg("key"), py::arg("threads"));
   module.def("frobenius_norm", &norm_of, py::arg("matrix").none(false), py::arg("threads"));
+  module.def("unit_lines_times", &unit_lines_times_of, py::arg("matrix").none(false),
+             py::arg("columns"), py::arg("gain"), py::arg("right"), py::arg("threads"));
+  module.def("best_products", &best_products_of, py::arg("a"), py::arg("b"), py::arg("count"),
+             py::arg("threads"));
 }
 
 }  // namespace loragraft::bindings

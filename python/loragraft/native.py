@@ -17,6 +17,7 @@ from loragraft._core import (
     Recovery,
     StoredMatrix,
     available_isas,
+    best_products,
     blas_description,
     cell_residual,
     count_exact,
@@ -34,6 +35,7 @@ from loragraft._core import (
     rounding_cells,
     subspace_similarity,
     truncated_svd,
+    unit_lines_times,
     widen,
 )
 from loragraft.errors import UsageError
@@ -47,6 +49,7 @@ __all__ = [
     "Recovery",
     "StoredMatrix",
     "available_isas",
+    "best_products",
     "blas_description",
     "cell_residual",
     "count_exact",
@@ -65,6 +68,7 @@ __all__ = [
     "rounding_cells",
     "subspace_similarity",
     "truncated_svd",
+    "unit_lines_times",
     "widen",
 ]
 

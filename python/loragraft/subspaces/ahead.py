@@ -40,7 +40,7 @@ class Ahead(Generic[Asked, Result]):
 
     def has_next(self, asked: Asked) -> bool:
         """Say whether something is the next of what was announced."""
-        return bool(self._pending) and self._pending[0][0] is asked
+        return bool(self._pending) and self._pending[0][0] == asked
 
     def take(self) -> Result:
         """Return the next result, which must have been announced."""

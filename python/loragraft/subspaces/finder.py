@@ -14,9 +14,8 @@ from loragraft import native
 from loragraft.errors import NonFiniteError
 from loragraft.subspaces.ahead import Ahead
 from loragraft.subspaces.subspace import Subspace
-from loragraft.subspaces.weight import content_digest, oriented
+from loragraft.subspaces.weight import content_digest, not_finite, oriented
 from loragraft.weights.matrices import MatrixFactory
-from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +105,7 @@ class SubspaceFinder:
         try:
             norm = native.frobenius_norm(self._matrix(linear), self._threads)
         except NonFiniteError as error:
-            raise _not_finite(linear) from error
+            raise not_finite(linear) from error
         (m, n), empty = linear.shape, np.float32
         return Subspace(np.empty((m, 0), empty), np.empty(0, empty), np.empty((n, 0), empty), norm)
 
@@ -158,7 +157,7 @@ class SubspaceFinder:
                     *native.leading_subspaces(matrix, rank, self._iterations, seed, threads)
                 )
             except NonFiniteError as error:
-                raise _not_finite(linear) from error
+                raise not_finite(linear) from error
             if found.norm == 0.0:
                 return _of_zero(linear.shape)
             if self.rank.most:
@@ -175,11 +174,3 @@ def _of_zero(shape: tuple[int, int]) -> Subspace:
     """Return subspaces of a weight that is zero: any is as good as any other."""
     left, right = (np.eye(length, 1, dtype=np.float32) for length in shape)
     return Subspace(left, np.zeros(1, np.float32), right, 0.0)
-
-
-def _not_finite(linear: LinearModule) -> NonFiniteError:
-    entry = linear.matrices[0].entries[0]
-    return NonFiniteError(
-        f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite weights;"
-        " fetch the checkpoint again"
-    )

@@ -243,8 +243,8 @@ def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:
         return None
     source = plan.source
     return method.prepare(
-        Side(source.checkpoint, source.inventory, reader),
-        Side(plan.target, plan.inventory, reader),
+        Side(source.checkpoint, source.inventory, reader, plan.options.threads),
+        Side(plan.target, plan.inventory, reader, plan.options.threads),
     )
 
 
