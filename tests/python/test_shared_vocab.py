@@ -17,6 +17,7 @@ from loragraft import transfer
 from loragraft.transferring.stream.assignment import assign, greedy, shared_assignment
 from loragraft.transferring.stream.heads import rotary
 from loragraft.transferring.stream.neurons import match_neurons, neuron_spaces
+from loragraft.transferring.stream.procrustes import polar
 from loragraft.transferring.stream.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -347,6 +348,24 @@ def test_neurons_are_found_again_exactly_or_in_a_sketch(neurons: int) -> None:
     more = match_neurons(lines_of(others), lines_of(parts), neuron_spaces(rotation.T, neurons))
     assert (more.targets == kept).all()
     assert more.size == neurons
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30)])
+@pytest.mark.parametrize("smallest", [1.0, 2e-4, 5e-5, 1e-12, 0.0])
+def test_the_polar_factor_is_that_of_the_svd(shape: tuple[int, int], smallest: float) -> None:
+    rng = np.random.default_rng(3)
+    least = min(shape)
+    u = np.linalg.qr(rng.standard_normal((shape[0], least)))[0]
+    v = np.linalg.qr(rng.standard_normal((shape[1], least)))[0]
+    values = np.geomspace(1.0, smallest or 1.0, least)
+    values[-1] = smallest
+    found = polar((u * values) @ v.T)
+    # Columns are orthonormal to their own rounding; the factor is defined as far as the smallest
+    # singular values stand above the rounding of the whole, squared where MᵀM is formed.
+    gram = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    assert np.abs(gram - np.eye(least)).max() <= 1e-13
+    if smallest > 1e-5:
+        assert np.abs(found - u @ v.T).max() <= 8 * least * 2.0**-53 / smallest**2
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (3, 3), (1, 4), (4, 3)])
