@@ -18,8 +18,12 @@ namespace {
 constexpr std::size_t kBlock = 32;
 // Rows of a product made by one task.
 constexpr std::size_t kRows = 192;
-// Dimensions, in units of k, after which an end is made.
+// Dimensions after which an end is made: so many times k, but at least so many.
 constexpr std::size_t kMostTimes = 10;
+constexpr std::size_t kMost = 32 * kBlock;
+// Dimensions beyond k before which residuals are not looked at: they say nothing of a direction
+// that is still missing altogether.
+constexpr std::size_t kLeast = 6 * kBlock;
 // A block that is this small beside the matrix is rounding.
 constexpr double kVanished = 64.0 * static_cast<double>(std::numeric_limits<float>::epsilon());
 
@@ -188,10 +192,11 @@ LeadingEigen all_eigen(MatrixView<const float> g, std::size_t k) {
 std::optional<LeadingEigen> block_lanczos(MatrixView<const float> g, std::size_t k,
                                           std::uint64_t key, const Run& run) {
   const std::size_t d = g.rows;
-  const std::size_t most = std::min(d / kBlock * kBlock, round_up(kMostTimes * k, kBlock));
+  const std::size_t most =
+      std::min(d / kBlock * kBlock, std::max(kMost, round_up(kMostTimes * k, kBlock)));
   // Wider matrices have eigenvalues closer together. The small eigenproblem costs as much as
   // several blocks, so that looking at every step does not pay.
-  std::size_t enough = round_up(3 * k + k * d / 1536, kBlock);
+  std::size_t enough = round_up(std::max(3 * k + k * d / 1536, k + kLeast), kBlock);
   Lanczos lanczos(g, k, most, run);
   lanczos.start(key);
   while (lanczos.dimensions() <= most) {
@@ -200,7 +205,7 @@ std::optional<LeadingEigen> block_lanczos(MatrixView<const float> g, std::size_t
     if (done < enough && done < most) continue;
     LeadingEigen found = lanczos.result();
     if (found.loss <= kSubspaceLoss) return found;
-    enough = done + round_up(k / 2, kBlock);
+    enough = done + round_up(std::max(k / 2, 2 * kBlock), kBlock);
   }
   return std::nullopt;
 }
