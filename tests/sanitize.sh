@@ -8,7 +8,8 @@ python=$venv/bin/python
 out=build/asan-ubsan
 tests=("$@")
 [ $# -gt 0 ] || tests=(tests/python/test_kernels.py tests/python/test_truncated_svd.py tests/python/test_batch.py
-       tests/python/test_stored_matrix.py tests/python/test_nested_ranks.py)
+       tests/python/test_stored_matrix.py tests/python/test_nested_ranks.py
+       tests/python/test_leading_subspaces.py)
 
 PATH="$PWD/$venv/bin:$PATH" cmake --preset asan-ubsan >/dev/null
 PATH="$PWD/$venv/bin:$PATH" cmake --build --preset asan-ubsan

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   register_info(module);
   register_io(module);
   register_stored(module);
+  register_subspaces(module);
   register_linalg(module);
   register_exact(module);
   register_batch(module);

@@ -8,6 +8,7 @@ void register_errors(pybind11::module_& module);
 void register_info(pybind11::module_& module);
 void register_io(pybind11::module_& module);
 void register_stored(pybind11::module_& module);
+void register_subspaces(pybind11::module_& module);
 void register_linalg(pybind11::module_& module);
 void register_exact(pybind11::module_& module);
 void register_batch(pybind11::module_& module);

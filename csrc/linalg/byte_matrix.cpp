@@ -35,6 +35,11 @@ float unit_of(float peak) {
 float scale_of(float unit) { return 256.0F * unit; }
 float reciprocal(float x) { return x > 0.0F ? 1.0F / x : 0.0F; }
 
+// The padding keeps rows of a power of two of columns out of one another's cache sets.
+std::size_t row_bytes(const LinearOperator& source) {
+  return round_up(source.cols(), kByteUnit) + kByteUnit;
+}
+
 // A thread's own memory between two chunks.
 struct Scratch {
   AlignedBuffer<std::uint8_t> mixed{kBackCols * kChunkRows};
@@ -73,10 +78,14 @@ struct ByteMatrix::Rows {
   std::uint8_t* low;
 };
 
+std::size_t ByteMatrix::bytes_for(const LinearOperator& source) {
+  const std::size_t rows = ceil_div(source.rows(), kChunkRows) * kChunkRows;
+  return checked_mul(2 * rows, row_bytes(source));
+}
+
 ByteMatrix::ByteMatrix(const LinearOperator& source, std::span<std::byte> space)
     : source_(source),
-      // The padding keeps rows of a power of two of columns out of one another's cache sets.
-      ld_(round_up(source.cols(), kByteUnit) + kByteUnit),
+      ld_(row_bytes(source)),
       chunks_(ceil_div(source.rows(), kChunkRows)),
       units_(source.rows()),
       errors_(source.rows()) {

@@ -18,6 +18,9 @@ enum class Precision : std::uint8_t { coarse, fine };
 // the space given are formed again whenever they are needed; the results are the same.
 class ByteMatrix {
  public:
+  // Space in which every row finds room.
+  [[nodiscard]] static std::size_t bytes_for(const LinearOperator& source);
+
   // `source` and `space` must outlive this.
   ByteMatrix(const LinearOperator& source, std::span<std::byte> space);
 

@@ -266,6 +266,12 @@ void LinearOperator::visit_rows(
   }
 }
 
+void LinearOperator::form_part(const Part& part, float* out, std::size_t ld, TileSums* sums) const {
+  Slab slab;
+  open_slab(part.row, part.rows, slab, nullptr);
+  form_rows(slab, 0, {out, ld, part.row, part.rows, part.column, part.cols}, sums);
+}
+
 TileSums LinearOperator::measure(const Run& run) const {
   std::vector<TileSums> parts;
   for_all_tiles(&parts, run, [](const Tile&) {});
@@ -316,6 +322,23 @@ void DeltaOperator::form(const Slab& slab, std::size_t row, std::size_t column, 
 
 bool DeltaOperator::identical(const Run& run) const {
   return base_->same_bytes(*tuned_, run.cancel);
+}
+
+StoredOperator::StoredOperator(Source source)
+    : LinearOperator(source->rows(), source->cols()), source_(std::move(source)) {
+  source_->require_weights();
+}
+
+void StoredOperator::open_slab(std::size_t row, std::size_t count, Slab& slab, TileSums*) const {
+  slab.base = source_->open(row, count, slab.base_scratch, nullptr);
+}
+
+void StoredOperator::form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count,
+                          float* out, TileSums* sums) const {
+  const std::size_t first = row * cols() + column;
+  const auto dtype = source_->dtype();
+  kernels().widen[static_cast<std::size_t>(dtype)](slab.base + first * size_of(dtype), out, count);
+  if (sums != nullptr) sums->delta += kernels().sum_squares(out, count);
 }
 
 void DenseOperator::open_slab(std::size_t row, std::size_t, Slab& slab, TileSums*) const {

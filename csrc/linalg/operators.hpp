@@ -60,6 +60,16 @@ class LinearOperator {
   void visit_rows(std::size_t first, std::size_t count, TileSums* sums,
                   const std::function<void(std::size_t row, float* entries)>& visit) const;
 
+  // Part of a matrix.
+  struct Part {
+    std::size_t row;
+    std::size_t rows;
+    std::size_t column;
+    std::size_t cols;
+  };
+  // The entries of a part into out, whose rows are `ld` apart. `sums` as in `times`.
+  void form_part(const Part& part, float* out, std::size_t ld, TileSums* sums) const;
+
   // A power of two that every formed entry is multiplied by; keeps products of extreme matrices
   // within the range of float.
   void set_scale(float scale) { scale_ = scale; }
@@ -118,6 +128,22 @@ class DeltaOperator final : public LinearOperator {
  private:
   Side base_;
   Side tuned_;
+};
+
+// One stored matrix.
+class StoredOperator final : public LinearOperator {
+ public:
+  using Source = std::shared_ptr<const StoredMatrix>;
+  explicit StoredOperator(Source source);
+
+ protected:
+  void open_slab(std::size_t row, std::size_t count, Slab& slab, TileSums* sums) const override;
+  [[nodiscard]] std::size_t rows_at_once() const override { return source_->rows_at_once(); }
+  void form(const Slab& slab, std::size_t row, std::size_t column, std::size_t count, float* out,
+            TileSums* sums) const override;
+
+ private:
+  Source source_;
 };
 
 // A dense matrix in memory.

@@ -34,8 +34,16 @@ Matrix<float> rotate(MatrixView<const float> q, const Matrix<double>& w, bool tr
 
 Matrix<float> transposed(const Matrix<float>& in) {
   Matrix<float> out(in.cols(), in.rows());
-  for (std::size_t i = 0; i < in.rows(); ++i) {
-    for (std::size_t j = 0; j < in.cols(); ++j) out.row(j)[i] = in.row(i)[j];
+  // By tiles: whole columns would be a cache miss for every entry.
+  constexpr std::size_t kTile = 16;
+  for (std::size_t i = 0; i < in.rows(); i += kTile) {
+    for (std::size_t j = 0; j < in.cols(); j += kTile) {
+      for (std::size_t c = j; c < std::min(in.cols(), j + kTile); ++c) {
+        for (std::size_t r = i; r < std::min(in.rows(), i + kTile); ++r) {
+          out.row(c)[r] = in.row(r)[c];
+        }
+      }
+    }
   }
   return out;
 }

@@ -169,6 +169,20 @@ def truncated_svd(
     key: int,
     threads: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+def leading_subspaces(
+    matrix: StoredMatrix, rank: int, power_iterations: int | None, key: int, threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]: ...
+def unit_lines_times(
+    matrix: StoredMatrix,
+    columns: bool,
+    gain: NDArray[np.float32],
+    right: NDArray[np.float32],
+    threads: int,
+) -> NDArray[np.float32]: ...
+def best_products(
+    a: NDArray[np.float32], b: NDArray[np.float32], count: int, threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def frobenius_norm(matrix: StoredMatrix, threads: int) -> float: ...
 def project_dense(
     delta: NDArray[np.float32], u: NDArray[np.float32], v: NDArray[np.float32], threads: int
 ) -> NDArray[np.float32]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from loragraft.input_file import InputFile, changed
@@ -17,12 +18,14 @@ class TensorBytes:
     """Reads tensors of any number of checkpoints as they are stored; opens each file once.
 
     A file that is replaced or written to after its header was read is an error, and so is one
-    that changes between two reads: no result mixes two states of a file.
+    that changes between two reads: no result mixes two states of a file. Threads may share a
+    reader.
     """
 
     def __init__(self) -> None:
         self._files: dict[Path, InputFile] = {}
         self._closed = False
+        self._lock = Lock()
 
     def raw(self, entry: TensorEntry) -> bytes:
         """Return the bytes of a tensor of any dtype and shape.
@@ -49,12 +52,13 @@ class TensorBytes:
         file.read_into(buffer, entry.offset + start)
 
     def _open(self, path: Path) -> InputFile:
-        if self._closed:
-            raise ValueError("the reader is closed")
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = InputFile(path)
-        return file
+        with self._lock:
+            if self._closed:
+                raise ValueError("the reader is closed")
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = InputFile(path)
+            return file
 
     def close(self) -> None:
         """Close every file."""

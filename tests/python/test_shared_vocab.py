@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from loragraft import transfer
 from loragraft.transferring.stream.assignment import assign, greedy, shared_assignment
 from loragraft.transferring.stream.heads import rotary
 from loragraft.transferring.stream.neurons import match_neurons, neuron_spaces
+from loragraft.transferring.stream.procrustes import polar
 from loragraft.transferring.stream.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -314,10 +315,23 @@ def test_assignment_agrees_with_scipy_and_the_greedy_one_finds_a_permutation() -
     order = rng.permutation(3000)
     points = rng.standard_normal((3000, 24))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    found = greedy(lambda a, b: points[order][a] @ points[b].T, 3000, 3000)
+    found = greedy(best_of(points[order] @ points.T), 3000, 3000)
     assert (found == order).all()
-    noise = greedy(lambda a, b: scores[np.ix_(a, b)], 150, 180)
+    noise = greedy(best_of(scores), 150, 180)
     assert len(set(noise)) == 150
+
+
+def best_of(scores: Array) -> Any:
+    def best(rows: Array, columns: Array, count: int) -> tuple[Array, Array]:
+        some = scores[np.ix_(rows, columns)]
+        places = np.argsort(-some, axis=1)[:, :count]
+        return np.take_along_axis(some, places, axis=1), places
+
+    return best
+
+
+def lines_of(parts: list[Array]) -> list[Any]:
+    return [(part / np.linalg.norm(part, axis=1, keepdims=True)).__matmul__ for part in parts]
 
 
 @pytest.mark.parametrize("neurons", [80, 1500])
@@ -328,12 +342,30 @@ def test_neurons_are_found_again_exactly_or_in_a_sketch(neurons: int) -> None:
     order = rng.permutation(neurons)
     kept = order[: neurons - 7]
     others = [(part[kept] @ rotation.T).astype(np.float32) for part in parts]
-    fewer = match_neurons(parts, others, neuron_spaces(rotation, neurons))
+    fewer = match_neurons(lines_of(parts), lines_of(others), neuron_spaces(rotation, neurons))
     assert (fewer.sources == kept).all()
     assert fewer(np.eye(neurons)).shape == (neurons - 7, neurons)
-    more = match_neurons(others, parts, neuron_spaces(rotation.T, neurons))
+    more = match_neurons(lines_of(others), lines_of(parts), neuron_spaces(rotation.T, neurons))
     assert (more.targets == kept).all()
     assert more.size == neurons
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30)])
+@pytest.mark.parametrize("smallest", [1.0, 2e-4, 5e-5, 1e-12, 0.0])
+def test_the_polar_factor_is_that_of_the_svd(shape: tuple[int, int], smallest: float) -> None:
+    rng = np.random.default_rng(3)
+    least = min(shape)
+    u = np.linalg.qr(rng.standard_normal((shape[0], least)))[0]
+    v = np.linalg.qr(rng.standard_normal((shape[1], least)))[0]
+    values = np.geomspace(1.0, smallest or 1.0, least)
+    values[-1] = smallest
+    found = polar((u * values) @ v.T)
+    # Columns are orthonormal to their own rounding; the factor is defined as far as the smallest
+    # singular values stand above the rounding of the whole, squared where MᵀM is formed.
+    gram = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    assert np.abs(gram - np.eye(least)).max() <= 1e-13
+    if smallest > 1e-5:
+        assert np.abs(found - u @ v.T).max() <= 8 * least * 2.0**-53 / smallest**2
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (3, 3), (1, 4), (4, 3)])

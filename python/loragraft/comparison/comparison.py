@@ -107,8 +107,11 @@ def compare(
     if not matched:
         raise _nothing_in_common(first, second)
     store = SubspaceCache(cache_directory() if cache else None)
-    with TensorReader() as reader:
-        finder = SubspaceFinder(reader, store, rank, seed=seed, threads=threads)
+    with (
+        TensorReader() as reader,
+        SubspaceFinder(reader, store, rank, seed=seed, threads=threads) as finder,
+    ):
+        finder.expect(part.linear for pair in matched for part in pair)
         rows = _rows(finder, reader, matched, progress)
     store.trim()
     inputs = {"a": first.reference, "b": second.reference, "subspace_rank": str(rank), "seed": seed}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft import native
 from loragraft.errors import LoragraftError
-from loragraft.extraction.matrices import MatrixFactory
 from loragraft.extraction.options import FACTOR_DTYPES
+from loragraft.weights.matrices import MatrixFactory
 from loragraft.wording import shown
 
 if TYPE_CHECKING:

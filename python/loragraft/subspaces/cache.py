@@ -11,6 +11,7 @@ import hashlib
 import os
 import struct
 from pathlib import Path
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -64,6 +65,7 @@ class SubspaceCache:
         self.directory = directory
         self.hits = 0
         self.failure = ""
+        self._lock = Lock()
 
     def load(self, key: str) -> Subspace | None:
         """Return what is kept under a key, None where that is nothing, or nothing whole."""
@@ -76,7 +78,8 @@ class SubspaceCache:
             return None
         found = _decoded(data)
         if found is not None:
-            self.hits += 1
+            with self._lock:
+                self.hits += 1
             with contextlib.suppress(OSError):
                 os.utime(path)
         return found
@@ -86,7 +89,7 @@ class SubspaceCache:
         if self.directory is None:
             return
         path = self._path(self.directory, key)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # No fsync: a file that a crash has cut short does not bear its own digest.

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from loragraft.architecture.source_parts import turned
+from loragraft.errors import NonFiniteError
 from loragraft.weights.reader import rows
 from loragraft.weights.source import Microscaled, Plain, Scaled
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,10 +41,22 @@ def rows_out_in(
     Raises:
         FormatError: A file cannot be read, or the numbers cannot be computed with.
     """
+    return rows(reader, oriented(linear), start, stop)
+
+
+def oriented(linear: LinearModule) -> Source:
+    """Return where a weight lies, as (out, in), whichever way round it is stored."""
     (source,) = linear.matrices
-    if linear.transposed:
-        source = turned(source)
-    return rows(reader, source, start, stop)
+    return turned(source) if linear.transposed else source
+
+
+def not_finite(linear: LinearModule) -> NonFiniteError:
+    """Return the error of a weight that holds NaN or Inf."""
+    entry = linear.matrices[0].entries[0]
+    return NonFiniteError(
+        f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite weights;"
+        " fetch the checkpoint again"
+    )
 
 
 def content_digest(reader: TensorReader, linear: LinearModule) -> bytes:

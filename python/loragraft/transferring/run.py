@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +30,7 @@ from loragraft.transferring.output import config_of, write_tensors
 from loragraft.transferring.plan import make_plan
 from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept
-from loragraft.transferring.work import Worker
+from loragraft.transferring.work import Worker, needs_subspaces
 
 if TYPE_CHECKING:
     import os
@@ -203,6 +203,9 @@ def run_transfer(
         }
         done = _carried_out(plan, reader, cache, progress)
         written = [one.factors for one in done.made if one.factors is not None]
+        if plan.options.method == DISTILL:
+            # It pairs no modules, so nothing was left out for want of a counterpart.
+            plan = replace(plan, filters=())
         own = destinations[""]
         retire(own)
         nbytes = write_tensors(own, written)
@@ -253,14 +256,17 @@ def _carried_out(
     if plan.options.method == DISTILL:
         found = distill(plan, reader, progress)
         return _Done(*found, random_alone(plan, found.made) if wants_controls else (), 0)
-    finder = _finder(plan, reader, cache)
-    alignment = _alignment(plan, reader)
-    worker = Worker(reader, finder, plan.options, alignment)
-    made = _transferred(plan, worker, progress)
-    if all(one.factors is None for one in made):
-        raise nothing_kept(plan, made)
-    controls = make_controls(plan, worker, made) if wants_controls else ()
-    return _Done(made, alignment.notes if alignment is not None else (), controls, finder.computed)
+    with _finder(plan, reader, cache) as finder:
+        alignment = _alignment(plan, reader)
+        if needs_subspaces(alignment, plan.options):
+            finder.expect(side.linear for pair in plan.pairs for side in (pair.source, pair.target))
+        worker = Worker(reader, finder, plan.options, alignment)
+        made = _transferred(plan, worker, progress)
+        if all(one.factors is None for one in made):
+            raise nothing_kept(plan, made)
+        controls = make_controls(plan, worker, made) if wants_controls else ()
+        notes = alignment.notes if alignment is not None else ()
+        return _Done(made, notes, controls, finder.computed)
 
 
 def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:
@@ -281,9 +287,10 @@ def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:
     if method is None:
         return None
     source = plan.source
+    threads = plan.options.threads
     models = Models(
-        Side(source.checkpoint, source.inventory, reader),
-        Side(plan.target, plan.inventory, reader),
+        Side(source.checkpoint, source.inventory, reader, threads),
+        Side(plan.target, plan.inventory, reader, threads),
         source,
         plan.pairs,
         plan.options,

@@ -73,16 +73,12 @@ def layer_similarity(
     total = np.zeros(depths)
     counts = np.zeros(depths)
     cache = SubspaceCache(cache_directory() if options.cache else None)
-    with TensorReader() as reader:
-        finder = SubspaceFinder(
-            reader,
-            cache,
-            options.subspace_rank,
-            power_iterations=options.power_iterations,
-            seed=options.seed,
-            threads=options.threads,
+    with TensorReader() as reader, _finder(reader, cache, options) as finder:
+        tails = sorted(ours.keys() & theirs.keys())
+        finder.expect(
+            one for tail in tails for side in (ours, theirs) for one in side[tail].values()
         )
-        for tail in sorted(ours.keys() & theirs.keys()):
+        for tail in tails:
             bases = {layer: finder.find(linear) for layer, linear in ours[tail].items()}
             for target, linear in theirs[tail].items():
                 other = finder.find(linear)
@@ -94,6 +90,17 @@ def layer_similarity(
                         total[source, target] += excess
                         counts[source, target] += 1
     return np.divide(total, counts, out=np.zeros(depths), where=counts > 0)
+
+
+def _finder(reader: TensorReader, cache: SubspaceCache, options: TransferOptions) -> SubspaceFinder:
+    return SubspaceFinder(
+        reader,
+        cache,
+        options.subspace_rank,
+        power_iterations=options.power_iterations,
+        seed=options.seed,
+        threads=options.threads,
+    )
 
 
 def _both(

@@ -115,7 +115,7 @@ class Worker:
         """Measure how much a pair has in common, as far as the method or a filter asks for it."""
         row = row_of(pair, share)
         source, target = pair.source.linear, pair.target.linear
-        if self.alignment is not None and self.options.min_similarity is None:
+        if not needs_subspaces(self.alignment, self.options):
             bases = Bases(*(self.finder.norm_alone(one) for one in (source, target)))
             return Evidence(bases, replace(row, weight_norm=bases.target.norm), is_clear=False)
         kinship = kinship_of(self.finder, self.reader, source, target)
@@ -181,6 +181,11 @@ class Worker:
         scale = norm / kept if self.options.scale is None else self.options.scale
         whole = found if found.rank <= rank else result.update
         return Piece(pair, row, bases, whole, result.update, scale, method.exact)
+
+
+def needs_subspaces(alignment: Alignment | None, options: TransferOptions) -> bool:
+    """Say whether the method, or a filter, asks for the subspaces of all pairs."""
+    return alignment is None or options.min_similarity is not None
 
 
 def _filtered(row: TransferredModule, is_clear: bool, least: MinSimilarity | None) -> str:

@@ -12,10 +12,10 @@ from loragraft.extraction.exact.cells import format_of
 from loragraft.extraction.exact.outcome import Found, ModuleRecovery, Status
 from loragraft.extraction.factors import flipped, peft_shape
 from loragraft.extraction.journal import Searched, Trial
-from loragraft.extraction.matrices import MatrixFactory
 from loragraft.extraction.options import FACTOR_DTYPES
 from loragraft.extraction.work import results
 from loragraft.number_formats import DTYPES
+from loragraft.weights.matrices import MatrixFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from loragraft.errors import MismatchError
+from loragraft.native import resolve_threads
 from loragraft.transferring.maps import Chain, Diagonal, LinearMap, Matrix, Term
 from loragraft.transferring.methods.pair_maps import PairMaps
 from loragraft.transferring.stream.heads import Attention, AttentionMaps, attention_maps
@@ -134,7 +136,9 @@ class SharedVocabulary:
         key = (own[0].name, other[0].name)
         if self._attention is None or self._attention[0] != key:
             rows = [self.source.seen(one) for one in own]
-            others = [self.target.seen(one) @ self.stream.rotation for one in other]
+            # In single precision: whose heads belong together is no close call.
+            turn = self.stream.rotation.astype(np.float32)
+            others = [self.target.seen(one) @ turn for one in other]
             maps = attention_maps(_attention(rows, self.source), _attention(others, self.target))
             self._attention = key, maps
         return self._attention[1]
@@ -143,10 +147,12 @@ class SharedVocabulary:
         own, other = self.source.siblings(source, MLP), self.target.siblings(target, MLP)
         key = (own[0].name, other[0].name)
         if self._neurons is None or self._neurons[0] != key:
-            rows, others = map(self.source.seen, own), map(self.target.seen, other)
+            lines = (partial(self.source.unit_lines_times, one) for one in own)
+            others = (partial(self.target.unit_lines_times, one) for one in other)
             most = max(own[0].shape[0], other[0].shape[0])
             spaces = neuron_spaces(self.stream.rotation, most)
-            self._neurons = key, match_neurons(rows, others, spaces)
+            threads = resolve_threads(self.source.threads)
+            self._neurons = key, match_neurons(lines, others, spaces, threads)
         return self._neurons[1]
 
 

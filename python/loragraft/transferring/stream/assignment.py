@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Scores = NDArray[np.floating]
-    #: Scores of some rows with some columns, given by number.
-    Slab = Callable[[NDArray[np.intp], NDArray[np.intp]], Scores]
+    Places = NDArray[np.integer]
+    #: For some rows the best so many of some columns, all given by number: their scores, and their
+    #: places among those columns, (rows, so many).
+    Best = Callable[[NDArray[np.intp], NDArray[np.intp], int], tuple[Scores, Places]]
 
 #: Candidates kept for each row in a round of the greedy assignment.
 _CANDIDATES: Final = 16
-_ROWS: Final = 1024
 
 
 def assign(scores: Scores) -> NDArray[np.intp]:
@@ -98,15 +99,15 @@ def shared_assignment(scores: Scores) -> list[tuple[int, int]]:
     return sorted((int(one) % rows, column) for column, one in enumerate(assign(slots)))
 
 
-def greedy(slab: Slab, rows: int, columns: int) -> NDArray[np.intp]:
+def greedy(best: Best, rows: int, columns: int) -> NDArray[np.intp]:
     """Return a column for every row, no column twice: the best pair first, then the best left.
 
-    For sides too large for `assign`; the scores are looked at a slab at a time and never held. A
+    For sides too large for `assign`; of the scores only the best of each row are held. A
     round goes through the best candidates of all rows that have none yet; the best of all is taken
     in every round, so there is an end.
 
     Args:
-        slab: Gives scores.
+        best: Gives the best candidates of rows.
         rows: How many there are.
         columns: At least as many.
     """
@@ -114,22 +115,12 @@ def greedy(slab: Slab, rows: int, columns: int) -> NDArray[np.intp]:
     free = np.ones(columns, bool)
     while (found < 0).any():
         left, there = np.flatnonzero(found < 0), np.flatnonzero(free)
-        slabs = (left[start : start + _ROWS] for start in range(0, left.size, _ROWS))
-        edges = [_candidates(slab(some, there), some, there) for some in slabs]
-        score, row, column = (np.concatenate(part) for part in zip(*edges, strict=True))
-        order = np.argsort(-score, kind="stable")
+        kept = min(_CANDIDATES, there.size)
+        score, place = best(left, there, kept)
+        row, column = np.repeat(left, kept), there[place.ravel()]
+        order = np.argsort(-score.ravel(), kind="stable")
         for own, other in zip(row[order].tolist(), column[order].tolist(), strict=True):
             if found[own] < 0 and free[other]:
                 found[own] = other
                 free[other] = False
     return found
-
-
-def _candidates(
-    scores: Scores, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[Scores, NDArray[np.intp], NDArray[np.intp]]:
-    """Return the best columns of every row: scores, rows and columns."""
-    kept = min(_CANDIDATES, columns.size)
-    best = np.argpartition(scores, -kept, axis=1)[:, -kept:]
-    values = np.take_along_axis(scores, best, axis=1)
-    return values.ravel(), np.repeat(rows, kept), columns[best].ravel()

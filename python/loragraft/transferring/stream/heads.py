@@ -186,7 +186,10 @@ def _inner(source: tuple[Array, Array], target: tuple[Array, Array]) -> Array:
 def _grams(own: Array, other: Array) -> Array:
     """Return A_i B_jᵀ of all heads, (heads, heads, head_dim, head_dim)."""
     (n, a, d), (m, b, _) = own.shape, other.shape
-    return (own.reshape(-1, d) @ other.reshape(-1, d).T).reshape(n, a, m, b).transpose(0, 2, 1, 3)
+    # In single precision: it decides between heads far apart.
+    left, right = (one.reshape(-1, d).astype(np.float32) for one in (own, other))
+    grams = (left @ right.T).reshape(n, a, m, b).transpose(0, 2, 1, 3)
+    return grams.astype(np.float64)
 
 
 def _best_mean(block: Array) -> float:

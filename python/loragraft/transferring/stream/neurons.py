@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from loragraft import native
 from loragraft.transferring.stream.assignment import assign, greedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
     Rows = NDArray[np.float32]
+    #: Rows of norm one, known by what a map (d, k) makes of them, (m, k).
+    Lines = Callable[[Rows], Rows]
 
 #: Neurons up to which the best assignment is found; above it the best pair goes first.
 _EXACT: Final = 512
@@ -45,13 +48,16 @@ class NeuronMap:
         return out
 
 
-def match_neurons(source: Iterable[Rows], target: Iterable[Rows], maps: NeuronSpaces) -> NeuronMap:
+def match_neurons(
+    source: Iterable[Lines], target: Iterable[Lines], maps: NeuronSpaces, threads: int = 1
+) -> NeuronMap:
     """Match neurons by the summed cosines of their gate rows, up rows and down columns.
 
     Args:
-        source: Three matrices (m_s, d_s) with a row for each neuron; one is held at a time.
-        target: The same of the target, (m_t, d_t).
+        source: Three matrices with a row of d_s for each neuron.
+        target: The same of the target, d_t.
         maps: Where they are compared.
+        threads: To compare with.
     """
     own, other = _features(source, maps.source), _features(target, maps.target)
     swapped = len(own) < len(other)
@@ -59,7 +65,13 @@ def match_neurons(source: Iterable[Rows], target: Iterable[Rows], maps: NeuronSp
     if len(many) <= _EXACT:
         partners = assign(few @ many.T)
     else:
-        partners = greedy(lambda a, b: few[a] @ many[b].T, len(few), len(many))
+
+        def best(
+            rows: NDArray[np.intp], columns: NDArray[np.intp], count: int
+        ) -> tuple[Rows, NDArray[np.int64]]:
+            return native.best_products(few[rows], many[columns], count, threads)
+
+        partners = greedy(best, len(few), len(many))
     rows = np.arange(len(few))
     if swapped:
         return NeuronMap(partners, rows, len(other))
@@ -108,12 +120,7 @@ def told(source: int, target: int) -> str:
     return f"{source} neurons onto {target}: {left}"
 
 
-def _features(parts: Iterable[Rows], maps: Sequence[Rows]) -> Rows:
+def _features(parts: Iterable[Lines], maps: Sequence[Rows]) -> Rows:
     """Return the sum of the rows of all parts, each of norm one and mapped, (m, k)."""
-    found: Rows | None = None
-    for part, space in zip(parts, maps, strict=True):
-        norms = np.linalg.norm(part, axis=1, keepdims=True)
-        unit = np.divide(part, norms, out=np.zeros_like(part), where=norms > 0.0)
-        found = unit @ space if found is None else found + unit @ space
-    assert found is not None
-    return found
+    mapped = [part(space) for part, space in zip(parts, maps, strict=True)]
+    return np.asarray(sum(mapped[1:], start=mapped[0]))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft import native
 from loragraft.architecture.parts import split
-from loragraft.errors import MismatchError
-from loragraft.subspaces.weight import dense
+from loragraft.errors import MismatchError, NonFiniteError
+from loragraft.subspaces.weight import dense, not_finite, oriented
 from loragraft.transferring.stream.conventions import gain_offset, query_heads
+from loragraft.weights.matrices import MatrixFactory
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from loragraft.tensor_reader import TensorReader
 
     Array = NDArray[np.float64]
+    Rows = NDArray[np.float32]
 
 ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP: Final = ("gate_proj", "up_proj", "down_proj")
@@ -45,12 +48,15 @@ class Side:
         checkpoint: Its files.
         inventory: What it consists of.
         reader: Reads it.
+        threads: To work with; None takes one per core.
     """
 
     checkpoint: Checkpoint
     inventory: Inventory
     reader: TensorReader
+    threads: int | None = None
     _linears: Mapping[str, LinearModule] = field(init=False)
+    _matrices: MatrixFactory = field(init=False, default_factory=lambda: MatrixFactory("auto"))
 
     def __post_init__(self) -> None:
         """Index the linear layers by name, fused ones by their parts."""
@@ -114,7 +120,7 @@ class Side:
         weight = self.reader.rows(entry, 0, entry.shape[0]).astype(np.float64)
         return np.asarray(weight + gain_offset(self.checkpoint.config))
 
-    def seen(self, linear: LinearModule) -> NDArray[np.float32]:
+    def seen(self, linear: LinearModule) -> Rows:
         """Return a weight as rows in the residual stream, gains folded in, (inner, d).
 
         W G of a module that reads, (G W)ᵀ of one that writes.
@@ -127,6 +133,23 @@ class Side:
         rows = weight.T if linear.kind in WRITERS else weight
         gain = self.gain(linear)
         return rows if gain is None else rows * gain.astype(np.float32)
+
+    def unit_lines_times(self, linear: LinearModule, space: Rows) -> Rows:
+        """Return the rows of `seen`, each of norm one, mapped by ``space`` (d, k).
+
+        Raises:
+            MismatchError: The block's norms are of no known kind.
+            NonFiniteError: NaN or Inf in the weight.
+            FormatError: A file cannot be read.
+        """
+        gain = self.gain(linear)
+        scale = np.empty(0, np.float32) if gain is None else gain.astype(np.float32)
+        matrix = self._matrices.make(oriented(linear))
+        threads = native.resolve_threads(self.threads)
+        try:
+            return native.unit_lines_times(matrix, linear.kind in WRITERS, scale, space, threads)
+        except NonFiniteError as error:
+            raise not_finite(linear) from error
 
 
 def inverse(gain: Array) -> Array:
