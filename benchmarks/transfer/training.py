@@ -1,6 +1,6 @@
 """Trains a LoRA on a task, on a CPU, with the loss on answers alone.
 
-    python training.py MODEL DATA OUT [--steps 300] [--rank 16]
+python training.py MODEL DATA OUT [--steps 300] [--rank 16]
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main() -> None:
         losses.append(float(loss.detach()))
         if step % 20 == 19:
             seconds = time.monotonic() - started
-            print(f"step {step + 1}: {sum(losses[-20:]) / 20:.3f} nats, {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1}: {sum(losses[-20:]) / 20:.3f} nats, {seconds:.0f} s", flush=True
+            )
     model.save_pretrained(arguments.out)
 
 

@@ -210,6 +210,12 @@ class LanguageModel:
         prefix = next((f"{name}." for name, one in self.inner.named_modules() if one is base), "")
         return f"{prefix.removeprefix('.')}{owned[0]}"
 
+    def epsilon(self, name: str) -> float:
+        """Return what a norm adds to the mean square."""
+        module = self.module(name)
+        found = getattr(module, "eps", getattr(module, "variance_epsilon", 0.0))
+        return float(found or 0.0)
+
     @property
     def cap(self) -> float | None:
         """Logits l become cap · tanh(l / cap), as in Gemma 2; None where they do not.

@@ -205,7 +205,7 @@ def run_transfer(
         written = [one.factors for one in done.made if one.factors is not None]
         if plan.options.method == DISTILL:
             # It pairs no modules, so nothing was left out for want of a counterpart.
-            plan = replace(plan, filters=())
+            plan = replace(plan, filters=(), left_out=())
         own = destinations[""]
         retire(own)
         nbytes = write_tensors(own, written)

@@ -157,13 +157,16 @@ class _Work:
             if isinstance(one, str):
                 raise MismatchError(f"{one}; choose another --method")
             rows[name] = one
-        last = rows[model.last_norm]
-        after = rows.get(carrier.after)
+        norms = {
+            name: measured_norm(*rows[name], name, model.epsilon(name))
+            for name in (carrier.after, model.last_norm)
+            if name
+        }
         tail = Tail(
             rows[linear.name].outputs,
-            last.inputs,
-            None if after is None else measured_norm(*after, carrier.after),
-            measured_norm(*last, model.last_norm),
+            rows[model.last_norm].inputs,
+            norms.get(carrier.after),
+            norms[model.last_norm],
         )
         return rows[linear.name].inputs, tail
 

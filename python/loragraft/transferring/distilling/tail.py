@@ -55,18 +55,19 @@ class RmsNorm:
         return np.asarray(1.0 / np.sqrt(square))
 
 
-def measured_norm(inputs: Array, outputs: Array, name: str) -> RmsNorm:
+def measured_norm(inputs: Array, outputs: Array, name: str, epsilon: float = 0.0) -> RmsNorm:
     """Find the gain of a norm from what it reads and writes, whatever its code makes of a weight.
 
     Args:
         inputs: h, (places, d).
         outputs: z, (places, d).
         name: Of the module.
+        epsilon: ε, which counts where a module writes little.
 
     Raises:
         MismatchError: It is no RMSNorm.
     """
-    unit = inputs / np.sqrt(np.mean(np.square(inputs), axis=1, keepdims=True))
+    unit = inputs / np.sqrt(np.mean(np.square(inputs), axis=1, keepdims=True) + epsilon)
     square = np.square(unit).sum(axis=0)
     gain = np.divide(
         (unit * outputs).sum(axis=0), square, out=np.zeros_like(square), where=square > 0
@@ -77,7 +78,7 @@ def measured_norm(inputs: Array, outputs: Array, name: str) -> RmsNorm:
             f"{name} is no RMSNorm: distill knows no other way from the last projections to the"
             " head; choose another --method"
         )
-    return RmsNorm(gain.astype(np.float32))
+    return RmsNorm(gain.astype(np.float32), epsilon)
 
 
 @dataclass(frozen=True, slots=True)
