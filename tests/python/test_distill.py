@@ -141,6 +141,27 @@ def test_options_choose_the_module(tmp_path: Path) -> None:
         run(models, tmp_path / "none", target_modules="q_proj")
 
 
+def test_auto_with_texts_distills_what_cannot_be_copied(tmp_path: Path) -> None:
+    same = bed(tmp_path)
+    more = {"method": "auto", "calibration": same["texts"]}
+    names = ("adapter", "source", "target")
+    copied = transfer(*(same[name] for name in names), tmp_path / "copied", **more)
+    assert {row.method for row in copied.report.modules} == {"copy"}
+    strangers = [made.tensors(seed=2), made.tensors(seed=2, width=48, inner=72, heads=(6, 3, 8))]
+    for number, goal in enumerate(strangers):
+        heads = (6, 3, 8) if number else (made.HEADS, made.GROUPS, made.SIZE)
+        target = cal.save(tmp_path / f"T{number}", goal, heads=heads)
+        result = transfer(
+            same["adapter"], same["source"], target, tmp_path / f"out{number}", **more
+        )
+        rows = result.report.modules
+        assert {row.method for row in rows} == {"distill"}
+        assert rows[0].why.startswith("auto: less than half of the adapter's squared norm")
+        load_peft(target, result.output)
+    with pytest.raises(UsageError, match="name the method"):
+        transfer(*(same[name] for name in names), tmp_path / "no", **more, controls=True)
+
+
 def test_the_source_answers_prompts(tmp_path: Path) -> None:
     models = bed(tmp_path)
     source = open_model(models["source"], models["adapter"], threads=1)

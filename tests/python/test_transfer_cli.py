@@ -67,7 +67,7 @@ def test_a_dry_run_writes_nothing(loragraft: CommandLine, pair: Sides, tmp_path:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--method", "distill"), 2, "not in this version"),
+        (("--method", "distill"), 2, "with --calibration FILE"),
         (("--method", "magic"), 2, "--method 'magic'"),
         (("--subspace-rank", "0"), 2, "--subspace-rank"),
         (("--scale", "nan"), 2, "--scale"),

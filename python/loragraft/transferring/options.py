@@ -82,6 +82,11 @@ class TransferOptions:
                 f"--min-similarity: --method {DISTILL} pairs no modules, so there is nothing to"
                 " compare: leave it out"
             )
+        if self.method == AUTO and self.calibration is not None and self.controls:
+            raise UsageError(
+                f"--controls: --method {AUTO} with --calibration may pair modules or not, and each"
+                " has other controls: name the method"
+            )
         if self.method == DISTILL and self.scale is None:
             raise UsageError(
                 f"--scale {MATCH_NORM}: --method {DISTILL} has no source module whose norm to"

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loragraft.architecture.selection import parse_selection
 from loragraft.destination import Destination, check_destination
@@ -19,7 +19,7 @@ from loragraft.tensor_reader import TensorReader
 from loragraft.transferring.card import control_card, transfer_card
 from loragraft.transferring.controls import controls_of, make_controls, random_alone
 from loragraft.transferring.distilling.distill import distill
-from loragraft.transferring.methods import DISTILL, WHOLE_METHODS
+from loragraft.transferring.methods import AUTO, DISTILL, WHOLE_METHODS
 from loragraft.transferring.methods.method import Models
 from loragraft.transferring.options import (
     TransferOptions,
@@ -28,6 +28,7 @@ from loragraft.transferring.options import (
 )
 from loragraft.transferring.output import config_of, write_tensors
 from loragraft.transferring.plan import make_plan
+from loragraft.transferring.report import Fate
 from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept
 from loragraft.transferring.work import Worker, needs_subspaces
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
     #: Told what was done last, bytes done and bytes in all.
     Progress = Callable[[str, int, int], None]
+
+
+#: Where `auto` copies less than this part of an adapter it distills, if it has texts.
+_MOSTLY: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,7 @@ def run_transfer(
         }
         done = _carried_out(plan, reader, cache, progress)
         written = [one.factors for one in done.made if one.factors is not None]
-        if plan.options.method == DISTILL:
+        if any(row.method == DISTILL for one in done.made for row in one.rows):
             # It pairs no modules, so nothing was left out for want of a counterpart.
             plan = replace(plan, filters=(), left_out=())
         own = destinations[""]
@@ -253,9 +258,8 @@ def _carried_out(
         NothingToAdaptError: No module is kept.
     """
     wants_controls = plan.options.controls
-    if plan.options.method == DISTILL:
-        found = distill(plan, reader, progress)
-        return _Done(*found, random_alone(plan, found.made) if wants_controls else (), 0)
+    if plan.options.method == DISTILL or _shares_no_shape(plan):
+        return _distilled(plan, reader, progress)
     with _finder(plan, reader, cache) as finder:
         alignment = _alignment(plan, reader)
         if needs_subspaces(alignment, plan.options):
@@ -264,9 +268,35 @@ def _carried_out(
         made = _transferred(plan, worker, progress)
         if all(one.factors is None for one in made):
             raise nothing_kept(plan, made)
+        if _is_unlike(plan, made):
+            return _distilled(plan, reader, progress, finder.computed)
         controls = make_controls(plan, worker, made) if wants_controls else ()
         notes = alignment.notes if alignment is not None else ()
         return _Done(made, notes, controls, finder.computed)
+
+
+def _distilled(
+    plan: TransferPlan, reader: TensorReader, progress: Progress | None, computed: int = 0
+) -> _Done:
+    found = distill(plan, reader, progress)
+    controls = random_alone(plan, found.made) if plan.options.controls else ()
+    return _Done(found.made, found.notes, controls, computed)
+
+
+def _shares_no_shape(plan: TransferPlan) -> bool:
+    """Say whether `auto` has texts, and no weight that could be copied."""
+    if plan.options.method != AUTO or plan.options.calibration is None:
+        return False
+    return all(pair.source.linear.shape != pair.target.linear.shape for pair in plan.pairs)
+
+
+def _is_unlike(plan: TransferPlan, made: tuple[Made, ...]) -> bool:
+    """Say whether `auto` has texts, and found less than half of the adapter worth a copy."""
+    if plan.options.method != AUTO or plan.options.calibration is None:
+        return False
+    rows = [row for one in made for row in one.rows]
+    copied = math.fsum(row.share for row in rows if row.outcome is Fate.COPIED)
+    return copied < _MOSTLY * math.fsum(row.share for row in rows)
 
 
 def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:

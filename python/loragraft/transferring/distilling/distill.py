@@ -176,6 +176,12 @@ def _dense(factors: WrittenFactors) -> Array:
     return (update.B @ update.A).astype(np.float32)
 
 
+def _reason(plan: TransferPlan) -> str:
+    if plan.options.method == NAME:
+        return "as asked for"
+    return "auto: less than half of the adapter's squared norm has a weight like its own here"
+
+
 def _row(plan: TransferPlan, reader: TensorReader, step: _Step, count: int) -> TransferredModule:
     """Return the report's row of a module: it has no source module of its own."""
     linear, factors = step.carrier.linear, step.factors
@@ -192,8 +198,8 @@ def _row(plan: TransferPlan, reader: TensorReader, step: _Step, count: int) -> T
         shape=linear.shape,
         outcome=Fate.TRANSFERRED,
         why=(
-            f"as asked for; divergence from what is wanted {step.before:.3f} nats a token before,"
-            f" {step.after:.3f} after it, on texts held out"
+            f"{_reason(plan)}; divergence from what is wanted {step.before:.3f} nats a token"
+            f" before, {step.after:.3f} after it, on texts held out"
         ),
         source="",
         source_layer=None,

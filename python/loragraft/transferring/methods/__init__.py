@@ -46,10 +46,10 @@ def require_method(name: str, *, calibrated: bool = False) -> None:
     """
     if name not in CHOICES:
         raise UsageError(f"--method {quoted(name)}: expected one of {', '.join(CHOICES)}")
-    if calibrated == (name in CALIBRATED):
+    if calibrated == (name in CALIBRATED) or name == AUTO:
         return
     if calibrated:
-        users = " or ".join(f"--method {one}" for one in CALIBRATED)
+        users = " or ".join(f"--method {one}" for one in (*CALIBRATED, AUTO))
         raise UsageError(
             f"--calibration: --method {name} runs no model and uses no texts: leave it out, or take"
             f" {users}"
