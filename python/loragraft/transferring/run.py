@@ -98,9 +98,10 @@ def transfer(
         source: The checkpoint that it was made for: a directory, one .safetensors file, a Hub id.
         target: The checkpoint that it is wanted for.
         output: Directory for the result.
-        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``, or ``auto``,
-            which copies where the shapes are equal and the similarity clearly above chance.
-        calibration: File of texts for a method that runs both models.
+        method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``,
+            ``activations``, or ``auto``, which copies where the shapes are equal and the
+            similarity clearly above chance.
+        calibration: File of texts, for ``activations``, which runs both models on them.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
             {"target layer": source layer}, or ``auto``.
