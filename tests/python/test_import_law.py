@@ -57,6 +57,22 @@ def test_only_native_imports_the_extension() -> None:
     assert importers == {"native.py"}
 
 
+def test_only_the_language_model_imports_torch_and_only_inside_of_functions() -> None:
+    heavy = {"torch", "transformers", "peft"}
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        if {name.split(".")[0] for name in imported_modules(source)} & heavy:
+            importers.add(path.relative_to(PACKAGE).as_posix())
+            top = "\n".join(
+                ast.unparse(node)
+                for node in ast.parse(source).body
+                if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+            )
+            assert not {name.split(".")[0] for name in imported_modules(top)} & heavy
+    assert importers == {"calibration/language_model.py"}
+
+
 def test_cpp_layers_include_only_what_lies_below() -> None:
     for path in sources():
         layer = path.relative_to(CSRC).parts[0]

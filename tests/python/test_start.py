@@ -128,6 +128,12 @@ def test_other_commands_load_what_they_need(pair: tuple[Path, Path, Path], tmp_p
     between = (adapter, "--source", base, "--target", tuned, "-o", tmp_path / "moved")
     needed = (*WITH_NUMPY, *NATIVE)
     assert heavy(loaded("transfer", *between, *some), but=needed) == set()
+    # Nor does it load torch to say whether it is there.
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one\n")
+    between = (*between[:-1], tmp_path / "other")
+    activations = ("--method", "activations", "--calibration", texts, "--dry-run")
+    assert heavy(loaded("transfer", *between, *activations), but=needed) == set()
     assert heavy(loaded("compare", base, tuned, *some), but=needed) == set()
     assert heavy(loaded("doctor"), but=(*NATIVE, *VERSIONS, "random", "tempfile")) == set()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loragraft.calibration.regression import explained
-from loragraft.calibration.ridge import RidgePath
+from loragraft.calibration.ridge import RidgePath, sketched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +45,10 @@ class TokenChance:
         held = self._held
         if width not in self._paths:
             vectors = np.random.default_rng(self._seed).standard_normal((self._known, width))
-            rows = vectors[self._numbers]
+            # With a constant beside them: what a mean explains needs no token.
+            constant = np.full((len(held), 1), width**0.5)
+            rows = np.hstack([vectors[self._numbers], constant])
             self._paths[width] = RidgePath(rows[~held], rows[held])
-        g = goal.astype(np.float64)
+        g = sketched(goal.astype(np.float64))
         _, error = self._paths[width].best(g[~held], g[held])
         return explained(error, g, held)

@@ -60,20 +60,21 @@ def collect(
             continue
         sizes = (len(places), into), (len(places), out)
         kept[name] = ModuleRows(*(np.full(size, np.nan, np.float32) for size in sizes))
-    told: set[str] = set()
-    model.run(texts, places, {name: _keeper(name, rows, told) for name, rows in kept.items()})
+    # What is never heard of keeps the first reason, what has other widths than its tensor gets one.
+    found |= dict.fromkeys(kept, "it is not run on every token of a text")
+    model.run(texts, places, {name: _keeper(name, rows, found) for name, rows in kept.items()})
     for name, rows in kept.items():
-        found[name] = rows if name in told else f"{name} is not run on every token of a text"
-        if name in told and not all(np.isfinite(side).all() for side in rows):
+        if found[name] is rows and not all(np.isfinite(side).all() for side in rows):
             raise NonFiniteError(f"{name}: NaN or Inf in what the model computes there")
     return found
 
 
-def _keeper(name: str, rows: ModuleRows, told: set[str]) -> Watcher:
+def _keeper(name: str, rows: ModuleRows, found: dict[str, ModuleRows | str]) -> Watcher:
     def keep(numbers: NDArray[np.intp], inputs: Array, outputs: Array) -> None:
-        # A module that is not what its tensors say, such as one that was padded, is not told.
         if inputs.shape[1] == rows.inputs.shape[1] and outputs.shape[1] == rows.outputs.shape[1]:
             rows.inputs[numbers], rows.outputs[numbers] = inputs, outputs
-            told.add(name)
+            found[name] = rows
+        else:
+            found[name] = "transformers builds it with other widths than its tensor has"
 
     return keep

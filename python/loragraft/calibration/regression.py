@@ -43,17 +43,38 @@ class Orthogonal:
         return np.asarray(self.values.T @ columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """M = argmin ‖F Mᵀ − G‖² + λ‖M − M₀‖² with an orthogonal map M₀: M₀ and a ridge for the rest.
+
+    Attributes:
+        anchor: M₀.
+        rest: The map from F to G − F M₀ᵀ.
+    """
+
+    anchor: Orthogonal
+    rest: Ridge
+
+    def forward(self, columns: Array) -> Array:
+        """Return M columns."""
+        return self.anchor.forward(columns) + self.rest.forward(columns)
+
+    def backward(self, columns: Array) -> Array:
+        """Return Mᵀ columns."""
+        return self.anchor.backward(columns) + self.rest.backward(columns)
+
+
 class Fit(NamedTuple):
     """A map and how well it predicts what it was not made from.
 
     Attributes:
         map: ``forward`` gives M columns, ``backward`` Mᵀ columns.
-        name: ``ridge`` or ``procrustes``.
+        name: ``ridge``, ``procrustes``, or ``procrustes and ridge``.
         explained: Share of the squared norm of held-out rows, about the mean of the others, that
             it predicts (R²): 1 is all, 0 or less is nothing.
     """
 
-    map: Ridge | Orthogonal
+    map: Ridge | Orthogonal | Anchored
     name: str
     explained: float
 
@@ -69,7 +90,8 @@ def fit(origin: Rows, goal: Rows, held: Mask | None = None) -> Fit:
     """Find the map M of rows of one model to those of another, G ≈ F Mᵀ.
 
     Ridge and kind of map are chosen by the error at the places held out, then the map is made from
-    all places. An orthogonal map is preferred where it is no worse, since it needs no ridge.
+    all places. A ridge pulls the map towards zero, or towards the orthogonal map of the places that
+    are not held out. An orthogonal map alone is preferred where it is no worse.
 
     Args:
         origin: F, (places, m_from).
@@ -81,10 +103,16 @@ def fit(origin: Rows, goal: Rows, held: Mask | None = None) -> Fit:
     path = RidgePath(f[~held], f[held])
     part, error = path.best(g[~held], g[held])
     if max(f.shape[1], g.shape[1]) <= _MOST:
-        turned = _orthogonal(f[~held], g[~held])
-        other = float(np.square(g[held] - f[held] @ turned.values.T).sum())
-        if other <= _NO_WORSE * error:
-            return Fit(_orthogonal(f, g), "procrustes", explained(other, g, held))
+        anchor = _orthogonal(f[~held], g[~held])
+        rest = g - f @ anchor.values.T
+        alone = float(np.square(rest[held]).sum())
+        size, other = path.best(rest[~held], rest[held])
+        rounding = NOISE**2 * float(np.square(g[held]).sum())
+        if alone <= max(_NO_WORSE * min(error, other), rounding):
+            return Fit(_orthogonal(f, g), "procrustes", explained(alone, g, held))
+        if other < error:
+            found = Anchored(anchor, Ridge.of(f, rest, size))
+            return Fit(found, "procrustes and ridge", explained(other, g, held))
     return Fit(Ridge.of(f, g, part), "ridge", explained(error, g, held))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -17,6 +19,8 @@ NOISE: Final = 2.0**-20
 #: Ridges tried, as parts of the mean squared coordinate times the places. The least lies where
 #: rounding of the Gram matrix begins to count.
 _PARTS: Final = tuple(10.0 ** (-power) for power in range(13, -3, -1))
+#: Of wider rows so many random combinations are looked at to tell ridges apart.
+_COLUMNS: Final = 256
 
 
 class _Spectrum(NamedTuple):
@@ -99,15 +103,29 @@ class RidgePath:
             goal: G where maps are made.
             held: G where they are tried.
         """
-        basis, values, dual, unit = self._spectrum
-        inner = basis.T @ (goal if dual else self._origin.T @ goal)
-        errors = [
-            float(np.square(held - (self._seen / (values + part * unit)) @ inner).sum())
-            for part in _PARTS
-        ]
+        errors = self._errors(sketched(goal), sketched(held), _PARTS)
         # Of equals the largest ridge, as of rows that are all zero.
         least = min(range(len(errors)), key=lambda one: (errors[one], -one))
-        return _PARTS[least], errors[least]
+        part = _PARTS[least]
+        exact = errors[least] if goal.shape[1] <= _COLUMNS else None
+        return part, self._errors(goal, held, (part,))[0] if exact is None else exact
+
+    def _errors(self, goal: Array, held: Array, parts: Sequence[float]) -> list[float]:
+        basis, values, dual, unit = self._spectrum
+        inner = basis.T @ (goal if dual else self._origin.T @ goal)
+        return [
+            float(np.square(held - (self._seen / (values + part * unit)) @ inner).sum())
+            for part in parts
+        ]
+
+
+def sketched(rows: Array) -> Array:
+    """Return rows whose squared distances are on average those of the given ones, and no wider."""
+    width = rows.shape[1]
+    if width <= _COLUMNS:
+        return rows
+    columns = np.random.default_rng(width).standard_normal((width, _COLUMNS))
+    return np.asarray(rows @ (columns / _COLUMNS**0.5))
 
 
 def span(rows: Array, most: int) -> Array:

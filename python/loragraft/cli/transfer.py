@@ -40,8 +40,11 @@ MethodOption = Annotated[
         help="copy takes the factors as they are (equal shapes); lora-x projects them on the"
         " target's singular subspaces; cross-lora on the source's too; prolora keeps subspace and"
         " null-space parts (equal shapes); shared-vocab turns the residual stream by the embeddings"
-        " of shared tokens, and matches heads and neurons (any shapes); auto copies where the"
-        " shapes are equal and the similarity is clearly above chance, and takes lora-x elsewhere.",
+        " of shared tokens, and matches heads and neurons (any shapes); activations fits maps to"
+        " what both models compute on --calibration texts (any shapes); distill solves what the"
+        " adapter makes the source say there into the target's last output projection (any"
+        " models); auto copies where the shapes are equal and the similarity is clearly above"
+        " chance, elsewhere takes lora-x, or distill where it has texts.",
     ),
 ]
 Calibration = Annotated[
@@ -172,7 +175,7 @@ def transfer_command(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Make an adapter for T out of ADAPTER, which was made for S, from weights alone.
+    """Make an adapter for T out of ADAPTER, which was made for S, without training.
 
     For every module the report tells how similar S and T are there, above chance, how much of the
     update was kept, and whether it does anything at all. It does not tell how well the adapter

@@ -106,8 +106,8 @@ def transfer(
         output: Directory for the result.
         method: ``copy``, ``lora-x``, ``cross-lora``, ``prolora``, ``shared-vocab``,
             ``activations``, ``distill``, or ``auto``, which copies where the shapes are equal and
-            the similarity clearly above chance.
-        calibration: File of texts for a method that runs both models.
+            the similarity clearly above chance, and distills elsewhere if it has texts.
+        calibration: File of texts, for ``activations`` and ``distill``, which run both models.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         layer_map: ``identity``, ``proportional``, ``similarity``, a JSON file
             {"target layer": source layer}, or ``auto``.

@@ -14,7 +14,7 @@ from loragraft.calibration.ridge import span
 from loragraft.calibration.sample import take_sample
 from loragraft.calibration.texts import read_texts
 from loragraft.transferring.joining import indices
-from loragraft.transferring.maps import Completed, Term
+from loragraft.transferring.maps import Chain, Completed, Diagonal, Term
 from loragraft.transferring.methods.pair_maps import PairMaps
 from loragraft.transferring.methods.watched_pairs import PLACES_BYTES, WatchedPairs, numbers_of
 from loragraft.wording import counted
@@ -47,7 +47,8 @@ class Activations:
     characters: y_t ≈ P y_s and x_s ≈ M x_t, so that ΔW_t x_t = P ΔW_s M x_t and Qᵀ = M.
 
     What a module with more outputs than inputs writes never fills its space, but an update may
-    write anywhere. In the directions that y_s leaves out neurons map as those that down_proj reads.
+    write anywhere. In the directions that y_s leaves out neurons map as those that down_proj reads,
+    each in units of its own size: products of two outputs are of another size than these.
     """
 
     name = NAME
@@ -184,12 +185,27 @@ class ActivationMaps:
         own, other = pair.source.readers, pair.target.readers
         if not isinstance(own, ModuleRows) or not isinstance(other, ModuleRows):
             return forward, f"{told}, what the update does in the others is left out"
-        neurons = self._shared("neurons", own.inputs, other.inputs, 0)
+        neurons = self._shared("neurons", _even(own.inputs), _even(other.inputs), 0)
         told += f", {neurons.explained.share:.3f} of the neurons beyond them explained by"
-        return (
-            Completed(basis, forward, neurons.found.map.forward),
-            f"{told} {neurons.explained.how}",
+        beyond = Chain(
+            (
+                Diagonal(1.0 / _scales(outputs.origin)),
+                neurons.found.map.forward,
+                Diagonal(_scales(outputs.goal)),
+            )
         )
+        return Completed(basis, forward, beyond), f"{told} {neurons.explained.how}"
+
+
+def _scales(rows: Rows) -> NDArray[np.float64]:
+    """Return the root mean square of every coordinate; 1 where it is always zero."""
+    found = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=0))
+    return np.where(found > 0.0, found, 1.0)
+
+
+def _even(rows: Rows) -> Rows:
+    """Return rows in which every coordinate is as large as any other."""
+    return np.asarray(rows / _scales(rows), np.float32)
 
 
 def _told(outputs: _Explained, inputs: _Explained) -> str:
