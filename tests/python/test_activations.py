@@ -276,6 +276,37 @@ def test_the_size_of_neurons_is_not_taken_for_that_of_what_writes_them(tmp_path:
         assert np.linalg.norm(delta - exact) <= 1e-4 * np.linalg.norm(exact), name
 
 
+def test_a_mean_of_the_outputs_is_not_made_of_what_hardly_varies(tmp_path: Path) -> None:
+    # One output of the source is a small constant, and those of the target have a bias.
+    adapter, source, target, texts = strangers(tmp_path)
+    tensors = made.files.read_checkpoint(source)
+    value, bias = "model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.v_proj.bias"
+    tensors[value][3] = 0.0
+    _with_bias(source, tensors, {bias: np.eye(len(tensors[value]), dtype="f4")[3] * 1e-3})
+    tensors = made.files.read_checkpoint(target)
+    _with_bias(target, tensors, {bias: np.full(len(tensors[value]), 3.0, "f4")})
+    result = transfer(
+        adapter, source, target, tmp_path / "out", method="activations", calibration=texts,
+        target_modules="v_proj", layers="0",
+    )  # fmt: skip
+    (row,) = [row for row in result.report.modules if row.rank]
+    assert row.retained is not None
+    assert row.retained < 2.0
+
+
+def _with_bias(path: Path, tensors: dict[str, Array], biases: dict[str, Array]) -> None:
+    """Give all four projections of attention a bias, zero but where one is named."""
+    more = {
+        name.replace(".weight", ".bias"): np.zeros(len(values), "f4")
+        for name, values in tensors.items()
+        if "self_attn" in name
+    }
+    stored = {**tensors, **more, **biases}
+    made.save_file(stored, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"attention_bias": True}))
+
+
 def test_rows_that_do_not_fit_into_memory_are_taken_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ NOISE: Final = 2.0**-20
 #: Ridges tried, as parts of the mean squared coordinate times the places. The least lies where
 #: rounding of the Gram matrix begins to count.
 _PARTS: Final = tuple(10.0 ** (-power) for power in range(13, -3, -1))
+#: Errors up to so many times the least count as the least.
+_FLAT: Final = 1.01
 #: Of wider rows so many random combinations are looked at to tell ridges apart.
 _COLUMNS: Final = 256
 
@@ -97,18 +99,19 @@ class RidgePath:
         self._seen = seen @ self._spectrum.basis
 
     def best(self, goal: Array, held: Array) -> tuple[float, float]:
-        """Return the ridge of the least held-out squared error, as a part of the unit, and it.
+        """Return a ridge, as a part of the unit, and its held-out squared error.
+
+        It is the largest that errs hardly more than the best one: where rows hardly vary held-out
+        errors do not see how much a map amplifies, but an update may lie just there.
 
         Args:
             goal: G where maps are made.
             held: G where they are tried.
         """
         errors = self._errors(sketched(goal), sketched(held), _PARTS)
-        # Of equals the largest ridge, as of rows that are all zero.
-        least = min(range(len(errors)), key=lambda one: (errors[one], -one))
-        part = _PARTS[least]
-        exact = errors[least] if goal.shape[1] <= _COLUMNS else None
-        return part, self._errors(goal, held, (part,))[0] if exact is None else exact
+        most = _FLAT * min(errors)
+        part = max(one for one, error in zip(_PARTS, errors, strict=True) if error <= most)
+        return part, self._errors(goal, held, (part,))[0]
 
     def _errors(self, goal: Array, held: Array, parts: Sequence[float]) -> list[float]:
         basis, values, dual, unit = self._spectrum

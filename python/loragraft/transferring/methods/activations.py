@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loragraft.transferring.methods.method import Method, Models
     from loragraft.transferring.methods.watched_pairs import WatchedPair
 
-    Rows = NDArray[np.float32]
+    Rows = NDArray[np.floating]
 
 NAME: Final = "activations"
 #: Places that are looked at, at most.
@@ -44,7 +44,9 @@ class Activations:
     """Ridge or Procrustes maps of each module's inputs and outputs, from calibration texts.
 
     With x what a module reads and y what it writes at places where both models have read the same
-    characters: y_t ≈ P y_s and x_s ≈ M x_t, so that ΔW_t x_t = P ΔW_s M x_t and Qᵀ = M.
+    characters: y_t ≈ P y_s + c and x_s ≈ M x_t, so that ΔW_t x_t = P ΔW_s M x_t and Qᵀ = M. An
+    update has no use for c; without it P would make it of whatever hardly varies in y_s. Of x the
+    mean counts, for an update is multiplied with it.
 
     What a module with more outputs than inputs writes never fills its space, but an update may
     write anywhere. In the directions that y_s leaves out neurons map as those that down_proj reads,
@@ -143,7 +145,7 @@ class ActivationMaps:
                 NAME, why=f"{NAME}: {pair.why}; choose another --method, or --exclude it"
             )
         sides = (pair.source, pair.target)
-        y_s, y_t = (side.rows.outputs[:, indices(side.part.rows)] for side in sides)
+        y_s, y_t = (self._about_mean(s.rows.outputs[:, indices(s.part.rows)]) for s in sides)
         outputs = self._fit(y_s, y_t, self._chances[0])
         inputs = self._shared("inputs", pair.target.rows.inputs, pair.source.rows.inputs, 1)
         if pair.is_planned:
@@ -174,6 +176,15 @@ class ActivationMaps:
             last = self._last[which] = self._fit(origin, goal, self._chances[side])
         return last
 
+    def _about_mean(self, rows: Rows) -> Rows:
+        """Return rows less the mean of those that are not held out."""
+        return np.asarray(rows - rows[~self._sample.held].mean(axis=0, dtype=np.float64))
+
+    def _even(self, rows: Rows) -> Rows:
+        """Return rows about the mean in which every coordinate is as large as any other."""
+        centred = self._about_mean(rows)
+        return np.asarray(centred / _scales(centred))
+
     def _completed(self, pair: WatchedPair, outputs: _Fitted) -> tuple[LinearMap, str]:
         """Return the map of the outputs, completed where they do not fill their space; a remark."""
         forward = outputs.found.map.forward
@@ -185,7 +196,7 @@ class ActivationMaps:
         own, other = pair.source.readers, pair.target.readers
         if not isinstance(own, ModuleRows) or not isinstance(other, ModuleRows):
             return forward, f"{told}, what the update does in the others is left out"
-        neurons = self._shared("neurons", _even(own.inputs), _even(other.inputs), 0)
+        neurons = self._shared("neurons", self._even(own.inputs), self._even(other.inputs), 0)
         told += f", {neurons.explained.share:.3f} of the neurons beyond them explained by"
         beyond = Chain(
             (
@@ -201,11 +212,6 @@ def _scales(rows: Rows) -> NDArray[np.float64]:
     """Return the root mean square of every coordinate; 1 where it is always zero."""
     found = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=0))
     return np.where(found > 0.0, found, 1.0)
-
-
-def _even(rows: Rows) -> Rows:
-    """Return rows in which every coordinate is as large as any other."""
-    return np.asarray(rows / _scales(rows), np.float32)
 
 
 def _told(outputs: _Explained, inputs: _Explained) -> str:
