@@ -55,8 +55,10 @@ class Subject:
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(name)
         for module in self.model.modules():
-            if name in getattr(module, "scaling", {}):
-                module.scaling[name] *= scale / self._scale[name]
+            scaling = getattr(module, "scaling", None)
+            # Attention has a number of that name.
+            if isinstance(scaling, dict) and name in scaling:
+                scaling[name] *= scale / self._scale[name]
         self._scale[name] = scale
 
     @torch.no_grad()
