@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -10,8 +14,11 @@ from loragraft.transferring.distilling.head import Head
 from loragraft.transferring.distilling.minimum import minimize
 from loragraft.transferring.distilling.solver import solve
 from loragraft.transferring.distilling.tail import RmsNorm, Tail, measured_norm
-from loragraft.transferring.distilling.vocabulary import NOBODY, FirstTokens
+from loragraft.transferring.distilling.vocabulary import NOBODY, Beginnings, beginnings
 from loragraft.transferring.distilling.wanted import Shift, Wanted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = np.ndarray
 EPS = 2.0**-23
@@ -27,22 +34,29 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def sums(log_p: Array, beginnings: Array, count: int) -> Array:
+    return np.array(
+        [[np.exp(row[beginnings == one]).sum() for one in range(count)] for row in log_p]
+    )
+
+
 def test_what_is_wanted_is_the_geometric_mean_of_shift_and_source() -> None:
     draw = rng()
-    first = draw.integers(0, 9, TOKENS)
-    first[::7] = NOBODY
+    count = 9
+    own, other = (draw.permutation(np.arange(size) % count) for size in (18, TOKENS))
+    other[::7] = NOBODY
+    own[3] = NOBODY
     target, tuned, source = (
-        log_softmax(2.0 * draw.standard_normal((PLACES, count))) for count in (TOKENS, 9, 9)
+        log_softmax(2.0 * draw.standard_normal((PLACES, size))) for size in (TOKENS, 18, 18)
     )
-    known = first != NOBODY
-    mass = np.array(
-        [[np.exp(row[known & (first == one)]).sum() for one in range(9)] for row in target]
-    )
+    known = other != NOBODY
+    with_it, without = (np.log(sums(one, own, count)) for one in (tuned, source))
+    begun = np.log(sums(target, other, count))
     shifted, split = target.copy(), target.copy()
-    shifted[:, known] += (tuned - source)[:, first[known]]
-    split[:, known] += tuned[:, first[known]] - np.log(mass[:, first[known]])
+    shifted[:, known] += (with_it - without)[:, other[known]]
+    split[:, known] += (with_it - begun)[:, other[known]]
     expected = np.exp(log_softmax(0.5 * (shifted + split)))
-    found = Shift(FirstTokens(first, 0)).wanted(
+    found = Shift(Beginnings(own, other, count)).wanted(
         *(one.astype(np.float32) for one in (target, tuned, source))
     )
     # All tokens are kept, for there are fewer than that.
@@ -53,9 +67,43 @@ def test_what_is_wanted_is_the_geometric_mean_of_shift_and_source() -> None:
 
 def test_a_source_that_its_adapter_leaves_alone_and_a_target_that_agrees_are_left_alone() -> None:
     target = log_softmax(rng().standard_normal((PLACES, TOKENS))).astype(np.float32)
-    first = np.arange(TOKENS)
-    found = Shift(FirstTokens(first, TOKENS)).wanted(target, target, target)
+    same = np.arange(TOKENS)
+    found = Shift(Beginnings(same, same, TOKENS)).wanted(target, target, target)
     np.testing.assert_allclose(found.log_q, target, atol=20 * EPS)
+
+
+class Cutter:
+    """A model as far as its tokens go: it writes the longest token that a text begins with."""
+
+    def __init__(self, words: list[str], end: str) -> None:
+        self.ids = {word: number for number, word in enumerate([*words, end])}
+        self.end = self.ids[end]
+
+    def tokenizer(self, texts: list[str], *, add_special_tokens: bool) -> SimpleNamespace:
+        assert not add_special_tokens
+        return SimpleNamespace(input_ids=[self._cut(text) for text in texts])
+
+    def _cut(self, text: str) -> list[int]:
+        fitting = [word for word in self.ids if text.startswith(word)]
+        return [self.ids[max(fitting, key=len)]] if fitting else []
+
+
+def test_tokens_of_one_side_count_for_those_of_both_that_they_begin_with(tmp_path: Path) -> None:
+    own = Cutter(["a", "ab", "abcd", "x", "z"], "<stop>")
+    other = Cutter(["a", "abc", "abcde", "x", "y"], "</s>")
+    sides = []
+    for name, cutter in (("S", own), ("T", other)):
+        (tmp_path / name).mkdir()
+        text = json.dumps({"model": {"vocab": cutter.ids}})
+        (tmp_path / name / "tokenizer.json").write_text(text)
+        sides.append(SimpleNamespace(directory=tmp_path / name))
+    found = beginnings(own, other, tuple(sides), (6, 8))  # type: ignore[arg-type]
+    # Shared are a, x and the ends; abcd is begun by abc, that by ab, that by a.
+    assert found.shared == 3
+    a, x, end = found.source[0], found.source[3], found.source[5]
+    assert len({a, x, end}) == 3
+    assert found.source.tolist() == [a, a, a, x, NOBODY, end]
+    assert found.target.tolist() == [a, a, a, x, NOBODY, end, NOBODY, NOBODY]
 
 
 def made_head(cap: float | None = None, seed: int = 3) -> tuple[Head, Array, Wanted]:

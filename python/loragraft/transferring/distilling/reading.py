@@ -12,7 +12,7 @@ from loragraft.calibration.pairing import paired_places
 from loragraft.calibration.regression import every_fifth
 from loragraft.calibration.texts import Text, read_texts
 from loragraft.errors import MismatchError
-from loragraft.transferring.distilling.vocabulary import first_tokens
+from loragraft.transferring.distilling.vocabulary import beginnings
 from loragraft.transferring.distilling.wanted import Shift, joined
 from loragraft.wording import counted
 
@@ -89,7 +89,7 @@ def read(plan: TransferPlan) -> Reading:
     note = (
         f"distill: {counted(len(texts), 'calibration text')}, {len(held)} of {count} places in"
         f" their answers, {int(held.sum())} of them held out; {shared} tokens are the same in both"
-        " vocabularies, the others are told by the source's first token of them"
+        " vocabularies, the others count for the token of both that they begin with"
     )
     return Reading(target, other, pairs.target, held, wanted, (note, *notes))
 
@@ -153,7 +153,8 @@ def _wanted(
     with source.without_adapter():
         alone = states(source, texts[0], places[0], widths[0]).outputs
     own = states(target, texts[1], places[1], widths[1]).outputs
-    vocabulary = first_tokens(source, target, sides, len(target.unembedding))
+    sizes = (len(source.unembedding), len(target.unembedding))
+    vocabulary = beginnings(source, target, sides, sizes)
     shift = Shift(vocabulary)
     parts = []
     for start in range(0, len(own), _AT_ONCE):

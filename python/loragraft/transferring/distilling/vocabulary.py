@@ -1,4 +1,4 @@
-"""Tokens of the target, and the tokens with which the source would begin to write them."""
+"""What the tokens of two vocabularies have in common: the shared tokens that they begin with."""
 
 from __future__ import annotations
 
@@ -9,67 +9,114 @@ import numpy as np
 from loragraft.transferring.stream.tokens import TOKENIZER, read_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from loragraft.calibration.language_model import LanguageModel
     from loragraft.checkpoint import Checkpoint
 
     Ids = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 NOBODY: Final = -1
+#: Times a beginning may itself have to be begun by the other vocabulary.
+_DEPTH: Final = 8
+#: Stands for the token that ends a text, whatever its name.
+_END: Final = b"\xff end"
 
 
-class FirstTokens(NamedTuple):
-    """For every token of the target the source's token that its text begins with.
+class Beginnings(NamedTuple):
+    """For every token of two vocabularies a token of both that its text begins with.
 
     Attributes:
-        first: (target's tokens,); `NOBODY` where the source cannot write it.
-        shared: How many are the same token on both sides.
+        source: (source's tokens,), numbers of shared tokens; `NOBODY` where there is none.
+        target: (target's tokens,), the same.
+        shared: How many tokens both have.
     """
 
-    first: Ids
+    source: Ids
+    target: Ids
     shared: int
 
-    @property
-    def known(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which tokens the source can begin to write."""
-        return np.not_equal(self.first, NOBODY)
 
+def beginnings(
+    source: LanguageModel,
+    target: LanguageModel,
+    sides: tuple[Checkpoint, Checkpoint],
+    sizes: tuple[int, int],
+) -> Beginnings:
+    """Find for every token of either side how the other would begin to write it.
 
-def first_tokens(
-    source: LanguageModel, target: LanguageModel, sides: tuple[Checkpoint, Checkpoint], size: int
-) -> FirstTokens:
-    """Find the source's token for every token of the target.
-
-    Tokens of the same bytes are the same token, and so are those that end a text. Others have a
-    text, which the source's tokenizer cuts.
+    Tokens of the same bytes are the same token, and so are those that end a text. A token of one
+    side alone has a text, which the other's tokenizer cuts; where its first token is again of one
+    side alone, that one's text is cut in turn.
 
     Args:
         source: The source.
         target: The target.
         sides: Their files.
-        size: Tokens that the target's head knows.
+        sizes: Tokens that their heads know.
 
     Raises:
         FormatError: A tokenizer.json cannot be read.
     """
-    own, other = (read_tokens(side.directory / TOKENIZER) for side in sides)
-    first = np.full(size, NOBODY, np.intp)
-    texts: dict[int, str] = {}
-    for content, row in other.items():
-        if row >= size:
-            continue
-        if content in own:
-            first[row] = own[content]
-            continue
+    models = (source, target)
+    tokens = [
+        _known(read_tokens(side.directory / TOKENIZER), model.end, size)
+        for side, model, size in zip(sides, models, sizes, strict=True)
+    ]
+    shared = {
+        content: number
+        for number, content in enumerate(sorted(set.intersection(*map(set, tokens))))
+    }
+    alone = [[content for content in own if content not in shared] for own in tokens]
+    # What one side has alone is begun by the other.
+    nexts = [
+        _firsts(model, own, texts)
+        for model, own, texts in zip(models[::-1], tokens[::-1], alone, strict=True)
+    ]
+    roots = [
+        _roots(own, size, shared, {**nexts[1], **nexts[0]})
+        for own, size in zip(tokens, sizes, strict=True)
+    ]
+    return Beginnings(roots[0], roots[1], len(shared))
+
+
+def _known(tokens: Mapping[bytes, int], end: int, size: int) -> dict[bytes, int]:
+    """Return tokens that the head knows, the one that ends a text under a name of its own."""
+    found = {content: row for content, row in tokens.items() if row < size and row != end}
+    return {**found, _END: end}
+
+
+def _firsts(
+    model: LanguageModel, own: Mapping[bytes, int], texts: list[bytes]
+) -> dict[bytes, bytes]:
+    """Return the first token with which a model writes each text that it can write."""
+    contents = {row: content for content, row in own.items()}
+    told = {}
+    for content in texts:
         try:
-            texts[row] = content.decode()
+            told[content] = content.decode()
         except UnicodeDecodeError:
             continue
-    shared = int((first != NOBODY).sum())
-    cut = (
-        source.tokenizer(list(texts.values()), add_special_tokens=False).input_ids if texts else []
-    )
-    for row, ids in zip(texts, cut, strict=True):
-        if ids:
-            first[row] = ids[0]
-    first[target.end] = source.end
-    return FirstTokens(first, shared)
+    cut = model.tokenizer(list(told.values()), add_special_tokens=False).input_ids if told else []
+    found = {}
+    for content, ids in zip(told, cut, strict=True):
+        first = contents.get(ids[0]) if ids else None
+        # A tokenizer that adds or loses characters does not begin this text.
+        if first is not None and content.startswith(first):
+            found[content] = first
+    return found
+
+
+def _roots(
+    own: Mapping[bytes, int], size: int, shared: Mapping[bytes, int], nexts: Mapping[bytes, bytes]
+) -> Ids:
+    roots = np.full(size, NOBODY, np.intp)
+    for content, row in own.items():
+        at: bytes | None = content
+        for _ in range(_DEPTH):
+            if at is None or at in shared:
+                break
+            at = nexts.get(at)
+        if at is not None and at in shared:
+            roots[row] = shared[at]
+    return roots

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from loragraft.transferring.distilling.vocabulary import NOBODY
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from loragraft.transferring.distilling.vocabulary import FirstTokens
+    from loragraft.transferring.distilling.vocabulary import Beginnings
 
     Array = NDArray[np.float32]
 
@@ -35,26 +37,25 @@ class Wanted(NamedTuple):
 class Shift:
     """What an adapter does to the source, said in the target's tokens.
 
-    q ∝ p_T · p_A / √(p_S · m_T), with p_S and p_A the source without and with its adapter at the
-    first token of the source that a token of the target begins with, and m_T what the target gives
-    to all tokens that begin so. That is the geometric mean of two: the target with the adapter's
-    shift, p_T · p_A / p_S (Liu et al., proxy-tuning, arXiv 2401.08565), which keeps what the target
-    knows better, and the tuned source itself, p_T · p_A / m_T, where the target only divides
-    probability among tokens that begin alike, which no error of p_S can blow up. Tokens that the
-    source cannot write keep their probability.
+    q ∝ p_T · P_A / √(P_S · P_T), with P the probability of all tokens of a model that begin with
+    the same shared token: of the source without its adapter, with it, and of the target. That is
+    the geometric mean of two: the target with the adapter's shift, p_T · P_A / P_S (Liu et al.,
+    proxy-tuning, arXiv 2401.08565), which keeps what the target knows better, and the tuned source
+    itself, p_T · P_A / P_T, where the target only divides probability among tokens that begin
+    alike, which no error of P_S can blow up. Tokens without a beginning that both know keep their
+    probability.
     """
 
-    def __init__(self, vocabulary: FirstTokens) -> None:
-        """Sort the target's tokens by how the source begins them.
+    def __init__(self, beginnings: Beginnings) -> None:
+        """Sort the tokens of both sides by how they begin.
 
         Args:
-            vocabulary: How it begins them.
+            beginnings: How they begin.
         """
-        self._known = np.flatnonzero(vocabulary.known)
-        self._first = vocabulary.first[self._known]
-        order = np.argsort(self._first, kind="stable")
-        self._groups, self._starts = np.unique(self._first[order], return_index=True)
-        self._order = self._known[order]
+        self._source = _Groups(beginnings.source, beginnings.shared)
+        self._target = _Groups(beginnings.target, beginnings.shared)
+        self._known = np.flatnonzero(beginnings.target != NOBODY)
+        self._of = beginnings.target[self._known]
 
     def wanted(self, target: Array, tuned: Array, source: Array) -> Wanted:
         """Return what is wanted at some places.
@@ -64,13 +65,10 @@ class Shift:
             tuned: Of the source with its adapter, (places, source's tokens).
             source: Of the source alone.
         """
-        mass = np.zeros_like(tuned)
-        mass[:, self._groups] = np.add.reduceat(
-            np.exp(target[:, self._order]), self._starts, axis=1
-        )
-        shift = tuned - 0.5 * (source + np.log(mass + _LEAST))
+        with_it, without = self._source.log_sums(tuned), self._source.log_sums(source)
+        shift = with_it - 0.5 * (without + self._target.log_sums(target))
         log_q = target.copy()
-        log_q[:, self._known] += np.clip(shift, -_MOST, _MOST)[:, self._first]
+        log_q[:, self._known] += np.clip(shift, -_MOST, _MOST)[:, self._of]
         log_q -= _log_sum(log_q)
         kept = min(KEPT, log_q.shape[1])
         scores = np.maximum(log_q, target)
@@ -79,6 +77,23 @@ class Shift:
         tokens.sort(axis=1)
         found = np.take_along_axis(log_q, tokens, axis=1)
         return Wanted(tokens, found - _log_sum(found))
+
+
+class _Groups:
+    """The tokens of a model by the shared token that they begin with."""
+
+    def __init__(self, beginnings: NDArray[np.intp], count: int) -> None:
+        known = np.flatnonzero(beginnings != NOBODY)
+        self._order = known[np.argsort(beginnings[known], kind="stable")]
+        self._groups, self._starts = np.unique(beginnings[self._order], return_index=True)
+        self._count = count
+
+    def log_sums(self, log_p: Array) -> Array:
+        """Return log-probabilities of the groups, (places, shared tokens)."""
+        sums = np.zeros((len(log_p), self._count), np.float32)
+        each = np.exp(log_p[:, self._order])
+        sums[:, self._groups] = np.add.reduceat(each, self._starts, axis=1)
+        return np.asarray(np.log(sums + np.float32(_LEAST)))
 
 
 def joined(parts: list[Wanted]) -> Wanted:
