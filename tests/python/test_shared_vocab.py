@@ -384,3 +384,19 @@ def test_rotary_pairs_stay_together() -> None:
         half = turn[: other // 2, : own // 2]
         assert (turn[other // 2 :, own // 2 :] == half).all()
         assert turn.sum() == 2 * half.sum()
+
+
+def test_a_map_that_blows_an_update_up_is_called_one(tmp_path: Path) -> None:
+    """Gains that are large on one side only, as Gemma's are: nothing like that is a match."""
+    model = made.tensors()
+    goal = {name: value / 64.0 if "layernorm" in name else value for name, value in model.items()}
+    source = made.save(
+        tmp_path / "S", model, made.config(model), made.words(np.arange(made.TOKENS))
+    )
+    target = made.save(tmp_path / "T", goal, made.config(goal), made.words(np.arange(made.TOKENS)))
+    adapter, _ = made.adapter(tmp_path / "A", model)
+    result = transfer(adapter, source, target, tmp_path / "out", method="shared-vocab")
+    told = next(one for one in result.report.summary.warnings if "times as large" in one)
+    assert "64 times" in told
+    # Of seven modules in a block five read the stream through a norm.
+    assert f"{5 * made.LAYERS} modules" in told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from loragraft.transferring.methods.lora_x import BY_INDEX
 from loragraft.transferring.verdict import modules_in, title_of
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from loragraft.transferring.plan import TransferPlan
     from loragraft.transferring.report import TransferredModule
+
+#: Times the norm of its source that no map between alike models gives an update.
+_BLOWN_UP: Final = 10.0
 
 
 def warnings_of(
@@ -50,6 +53,7 @@ def warnings_of(
             f"{counted(modules_in(undefined), 'module')}: similarity is unknown ({why}), so nothing"
             " here tells whether source and target share anything"
         )
+    yield from _blown_up(kept)
     yield from _joined(kept)
     yield from _left_behind(plan)
     if plan.options.scale is None:
@@ -60,6 +64,17 @@ def warnings_of(
     yield from _cut(kept)
     if cache_failure:
         yield f"subspaces could not be kept for the next run: {cache_failure}"
+
+
+def _blown_up(kept: Sequence[TransferredModule]) -> Iterator[str]:
+    larger = [row for row in kept if (row.retained or 0.0) > _BLOWN_UP]
+    if larger:
+        worst = max(larger, key=lambda row: row.retained or 0.0)
+        yield (
+            f"{counted(modules_in(larger), 'module')} come out more than {_BLOWN_UP:g} times as"
+            f" large as their source, {title_of(worst)} {worst.retained:,.0f} times: a map that"
+            " holds would not do that; the target will likely break, compare --scale match-norm"
+        )
 
 
 def _joined(kept: Sequence[TransferredModule]) -> Iterator[str]:
