@@ -9,7 +9,7 @@ import pytest
 
 from loragraft.errors import UsageError
 from loragraft.subspaces.subspace import Subspace
-from loragraft.transferring.methods import CALIBRATED, CHOICES, METHODS, require_method
+from loragraft.transferring.methods import AUTO, CALIBRATED, CHOICES, METHODS, require_method
 from loragraft.transferring.methods.method import Bases
 from loragraft.transferring.update import Update, balanced, mapped
 
@@ -177,12 +177,17 @@ def test_norms_and_balance_of_factored_updates() -> None:
     assert tiny.norm == pytest.approx(1e-9 * change.norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["distill", "padded-copy", "x"])
+@pytest.mark.parametrize("name", ["padded-copy", "x"])
 def test_methods_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"--method '?{name}"):
         require_method(name)
+    # `auto` takes texts, and does without.
+    require_method(AUTO)
+    require_method(AUTO, calibrated=True)
     for known in CHOICES:
         require_method(known, calibrated=known in CALIBRATED)
+        if known == AUTO:
+            continue
         with pytest.raises(UsageError, match="--calibration"):
             require_method(known, calibrated=known not in CALIBRATED)
 
