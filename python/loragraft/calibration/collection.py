@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from loragraft.calibration.language_model import LanguageModel, Place, Tokens, Watcher
+    from loragraft.calibration.language_model import LanguageModel, Place, Tokens
+    from loragraft.calibration.watching import Watcher
 
     Array = NDArray[np.float32]
 

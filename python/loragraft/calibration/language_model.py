@@ -11,26 +11,23 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
+from loragraft.calibration.watching import BATCH, SeenAllError, View, batches
 from loragraft.errors import FormatError, MismatchError, MissingDependencyError
 from loragraft.wording import listed, quoted, reason, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from loragraft.calibration.watching import Watcher
     from loragraft.checkpoint import Checkpoint
 
     Array = NDArray[np.float32]
-    #: Told which places were seen, and what a module read and wrote there: (n,), (n, in), (n, out).
-    Watcher = Callable[[NDArray[np.intp], Array, Array], None]
 
 _NEEDED: Final = ("torch", "transformers", "peft")
-#: Tokens in a batch, padding included, and of one text at most.
-_BATCH: Final = 2048
 #: What the norm before the head is called.
 _LAST_NORMS: Final = ("norm", "final_layernorm", "final_norm")
 #: Settings of models that multiply or divide logits.
@@ -93,7 +90,7 @@ class LanguageModel:
     def longest(self) -> int:
         """Tokens of a text that are read: no more than the model has positions for."""
         settings = self.inner.config.get_text_config()
-        return min(_BATCH, getattr(settings, "max_position_embeddings", None) or _BATCH)
+        return min(BATCH, getattr(settings, "max_position_embeddings", None) or BATCH)
 
     def tokens(self, text: str) -> Tokens:
         """Cut a text into tokens, special ones before it included; what is too long is cut off."""
@@ -120,7 +117,7 @@ class LanguageModel:
         """
         answers: list[str | None] = [None] * len(prompts)
         ids = [self.tokens(prompt).ids for prompt in prompts]
-        for batch in _batches([len(one) + most for one in ids]):
+        for batch in batches([len(one) + most for one in ids]):
             lines = self._generated([ids[number] for number in batch], most)
             for number, line in zip(batch, lines, strict=True):
                 if self.end in line:
@@ -162,19 +159,19 @@ class LanguageModel:
         by_text: dict[int, list[int]] = {}
         for number, place in enumerate(places):
             by_text.setdefault(place.text, []).append(number)
-        view = _View()
+        view = View()
         handles = [
             self.module(name).register_forward_hook(view.hook(name, watcher))
             for name, watcher in watchers.items()
         ]
         wanted = sorted(by_text)
         try:
-            for batch in _batches([len(texts[text].ids) for text in wanted]):
+            for batch in batches([len(texts[text].ids) for text in wanted]):
                 lines = [wanted[one] for one in batch]
                 seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
                 ids, mask = self._padded([texts[text].ids for text in lines])
                 view.look(tuple(ids.shape), [(row, places[n].token) for row, n in seen], seen)
-                with self._computing(), contextlib.suppress(_SeenAllError):
+                with self._computing(), contextlib.suppress(SeenAllError):
                     self.inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             for handle in handles:
@@ -304,53 +301,6 @@ class LanguageModel:
             torch.set_num_threads(before)
 
 
-class _SeenAllError(Exception):
-    """Ends a batch whose later layers nobody watches."""
-
-
-class _View:
-    """The places of the batch at work, and hooks that look there."""
-
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-        self._waiting: set[str] = set()
-        self._shape: tuple[int, ...] = (0, 0)
-        self._flat: list[int] = []
-        self._numbers: NDArray[np.intp] = np.zeros(0, np.intp)
-
-    def look(
-        self, shape: tuple[int, ...], at: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]]
-    ) -> None:
-        """Go on to the next batch, (lines, tokens), with its places and their numbers."""
-        self._waiting = set(self._names)
-        self._shape = shape
-        self._flat = [row * shape[1] + token for row, token in at]
-        self._numbers = np.array([number for _, number in seen], np.intp)
-
-    def hook(self, name: str, watcher: Watcher) -> Callable[[Any, Any, Any], None]:
-        """Return a forward hook of torch that tells the watcher of a module."""
-        self._names.add(name)
-
-        def told(module: Any, inputs: Any, output: Any) -> None:
-            del module
-            found = [self._rows(tensor) for tensor in (*inputs[:1], output)]
-            if len(found) == 2 and found[0] is not None and found[1] is not None:
-                watcher(self._numbers, found[0], found[1])
-                self._waiting.discard(name)
-                if not self._waiting:
-                    raise _SeenAllError
-
-        return told
-
-    def _rows(self, tensor: Any) -> Array | None:
-        """Return the rows at the places; None of what has not one for every token."""
-        lines, tokens = self._shape
-        if tuple(tensor.shape[:-1]) not in {(lines, tokens), (lines * tokens,)}:
-            return None
-        rows: Array = tensor.reshape(lines * tokens, -1)[self._flat].float().numpy()
-        return rows
-
-
 def require_runtime() -> None:
     """Refuse to go on without what runs a model.
 
@@ -453,15 +403,3 @@ def _quiet(logging: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield numbers of texts of like length whose padded size stays within a batch's."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
-        if batch and (len(batch) + 1) * lengths[number] > _BATCH:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
