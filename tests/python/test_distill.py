@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import calibrated_models as cal
 import turned_models as made
@@ -17,6 +18,7 @@ from loragraft import transfer
 from loragraft.calibration.language_model import open_model
 from loragraft.calibration.texts import Text
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
+from loragraft.transferring import TransferOptions, plan_transfer
 from loragraft.transferring.distilling.reading import answered
 
 if TYPE_CHECKING:
@@ -48,6 +50,11 @@ def run(models: dict[str, Any], out: Path, **more: Any) -> Any:
         models["adapter"], models["source"], models["target"], out, method="distill",
         calibration=models["texts"], **more,
     )  # fmt: skip
+
+
+def command(models: dict[str, Any], out: Path) -> tuple[object, ...]:
+    sides = (models["adapter"], "--source", models["source"], "--target", models["target"])
+    return ("transfer", *sides, "-o", out, "--method", "distill")
 
 
 def divergence(source: Any, target: Any) -> float:
@@ -83,6 +90,9 @@ def test_a_model_learns_what_its_own_adapter_does(tmp_path: Path) -> None:
     assert "measured with the adapter as written" in told
     report = json.loads((result.output / "report.json").read_text())
     assert report["modules"][0]["effect"] > 0.0
+    # Nothing is paired, and nothing says that it was.
+    assert report["layers"] == {}
+    assert report["summary"]["layer_map"] == "none"
     assert "distill" in (result.output / "README.md").read_text()
 
 
@@ -191,17 +201,60 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(tmp_path: Path) 
         run(models, tmp_path / "out")
 
 
+def test_hardly_any_shared_tokens(loragraft: CommandLine, tmp_path: Path) -> None:
+    """The target cuts letters and digits, the source words: only the end is a token of both."""
+    models = bed(tmp_path)
+    cal.write_signs(models["target"])
+    result = loragraft(*command(models, tmp_path / "out"), "--calibration", models["texts"])
+    assert result.code == 4
+    assert "begins with one of the 1 token that both vocabularies have" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_what_would_be_tried(loragraft: CommandLine, tmp_path: Path) -> None:
+    models = bed(tmp_path)
+    ask = (*command(models, tmp_path / "out"), "--calibration", models["texts"], "--dry-run")
+    result = loragraft(*ask)
+    assert result.code == 0
+    assert LAST in result.out
+    assert "No modules are paired" in result.out
+    data = loragraft(*ask, "--json").data
+    assert data["modules"] == []
+    assert data["layers"] == {}
+    assert [one["name"].rpartition(".")[2] for one in data["tried"]] == ["down_proj", "o_proj"]
+    result = loragraft(*ask, "--target-modules", "q_proj")
+    assert result.code == 5
+    assert "output projections" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["distill", "auto"])
+def test_a_target_without_counterparts(method: str, tmp_path: Path) -> None:
+    """What pairs no modules needs none alike: the adapter knows attention, the target none."""
+    models = bed(tmp_path)
+    adapter = {name: w for name, w in made.tensors().items() if "self_attn" in name}
+    models["adapter"], _ = made.adapter(tmp_path / "attention", adapter)
+    model = made.tensors(seed=2)
+    target = cal.save(tmp_path / "bare", model)
+    bare = {name: w.astype(np.float32) for name, w in model.items() if "self_attn" not in name}
+    save_file(bare, target / "model.safetensors")
+    sides = (models["adapter"], models["source"], target)
+    options = TransferOptions(method=method, calibration=models["texts"])
+    assert not plan_transfer(*sides, options).is_paired
+    with pytest.raises(MismatchError, match="--method distill, which pairs none"):
+        plan_transfer(*sides, TransferOptions(method="lora-x"))
+
+
 def test_too_few_places_and_empty_files(loragraft: CommandLine, tmp_path: Path) -> None:
     models = bed(tmp_path)
     few = tmp_path / "few.txt"
     few.write_text("w1 w2 w3\n")
-    command = ("transfer", models["adapter"], "--source", models["source"], "--target",
-               models["target"], "-o", tmp_path / "out", "--method", "distill")  # fmt: skip
-    result = loragraft(*command, "--calibration", few)
+    ask = command(models, tmp_path / "out")
+    result = loragraft(*ask, "--calibration", few)
     assert result.code == 4
     assert "at least 50 are needed" in result.err
     few.write_text("\n")
-    result = loragraft(*command, "--calibration", few)
+    result = loragraft(*ask, "--calibration", few)
     assert result.code == 3
     assert "has no text" in result.err
     assert not (tmp_path / "out").exists()

@@ -63,6 +63,8 @@ def test_what_is_wanted_is_the_geometric_mean_of_shift_and_source() -> None:
     assert (found.tokens == np.arange(TOKENS)).all()
     # Some ten float32 operations on logarithms of up to about 15.
     np.testing.assert_allclose(np.exp(found.log_q), expected, atol=10 * 15 * EPS)
+    # Of the source only token 3 begins with nothing that both know.
+    np.testing.assert_allclose(found.covered, 1.0 - np.exp(tuned[:, 3]), atol=20 * EPS)
 
 
 def test_a_source_that_its_adapter_leaves_alone_and_a_target_that_agrees_are_left_alone() -> None:
@@ -111,7 +113,8 @@ def made_head(cap: float | None = None, seed: int = 3) -> tuple[Head, Array, Wan
     unembedding = draw.standard_normal((TOKENS, WIDTH)).astype(np.float32)
     tokens = np.sort(draw.permuted(np.tile(np.arange(TOKENS), (PLACES, 1)), axis=1)[:, :20], axis=1)
     log_q = log_softmax(draw.standard_normal((PLACES, 20))).astype(np.float32)
-    return Head(unembedding, Wanted(tokens, log_q), cap), unembedding, Wanted(tokens, log_q)
+    wanted = Wanted(tokens, log_q, np.ones(PLACES, np.float32))
+    return Head(unembedding, wanted, cap), unembedding, wanted
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
@@ -215,7 +218,8 @@ def known_problem(rank: int, seed: int = 8) -> tuple[Array, Tail, Head, Array]:
     log_q = log_softmax(states @ unembedding.T).astype(np.float32)
     tokens = np.tile(np.arange(TOKENS), (places, 1))
     held = np.arange(places) % 5 == 4
-    return inputs, tail, Head(unembedding, Wanted(tokens, log_q)), held
+    wanted = Wanted(tokens, log_q, np.ones(len(tokens), np.float32))
+    return inputs, tail, Head(unembedding, wanted), held
 
 
 def test_an_update_that_gives_all_that_is_wanted_is_found_for_the_most_part() -> None:
@@ -244,7 +248,9 @@ def test_nothing_is_made_of_noise() -> None:
     states = tail.states(np.zeros_like(tail.outputs))
     noise = states @ unembedding.T + draw.standard_normal((len(states), TOKENS))
     wanted = Wanted(
-        np.tile(np.arange(TOKENS), (len(states), 1)), log_softmax(noise).astype(np.float32)
+        np.tile(np.arange(TOKENS), (len(states), 1)),
+        log_softmax(noise).astype(np.float32),
+        np.ones(len(states), np.float32),
     )
     found = solve(inputs, tail, Head(unembedding, wanted), held, 4)
     # Not worse than nothing, and nothing to speak of better.

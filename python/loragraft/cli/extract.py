@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from loragraft.cli.console import Console, session
-from loragraft.cli.options import Json, Quiet, Verbose
+from loragraft.cli.options import Device, Force, Json, Output, Quiet, Threads, Verbose, WithReport
 from loragraft.cli.values import given_side, iterations, named_output, require_cpu, truth
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ Tuned = Annotated[
     typer.Argument(
         metavar="TUNED", help="Checkpoint to imitate, of the same architecture; written like BASE."
     ),
-]
-Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="Directory for the adapter.")
 ]
 Rank = Annotated[
     str,
@@ -99,15 +96,10 @@ Seed = Annotated[
         help="Of the random sketches. The same inputs, options and seed give the same bytes.",
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Threads to compute with; by default one per core."),
-]
 Io = Annotated[
     Literal["auto", "mmap", "pread"],
     typer.Option(help="How files are read; auto maps them unless they lie on a network."),
 ]
-Device = Annotated[str, typer.Option(hidden=True)]
 ModelA = Annotated[
     str | None, typer.Option("--model-a", metavar="BASE", help="BASE, as an option.")
 ]
@@ -153,10 +145,6 @@ Resume = Annotated[
         "--resume",
         help="Go on with a run that was stopped or killed in OUT; what it finished is kept.",
     ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
-WithReport = Annotated[
-    bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
 ]
 DryRun = Annotated[
     bool,

@@ -25,6 +25,18 @@ Adapter = Annotated[
     str,
     typer.Argument(metavar="ADAPTER", help="Directory of a PEFT LoRA adapter.", show_default=False),
 ]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="OUT", help="Directory for the adapter.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Threads to compute with; by default one per core."),
+]
+Device = Annotated[str, typer.Option(hidden=True)]
+Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
+WithReport = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")
 ]

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loragraft.cli.console import Console, session
-from loragraft.cli.options import Adapter, Json, Quiet, Verbose
+from loragraft.cli.options import (
+    Adapter,
+    Device,
+    Force,
+    Json,
+    Output,
+    Quiet,
+    Threads,
+    Verbose,
+    WithReport,
+)
 from loragraft.cli.values import iterations, named_output, require_cpu
 
 if TYPE_CHECKING:
@@ -29,9 +39,6 @@ Target = Annotated[
     typer.Option(
         "--target", metavar="T", help="The checkpoint that is to have it.", show_default=False
     ),
-]
-Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="Directory for the adapter.")
 ]
 MethodOption = Annotated[
     str,
@@ -122,10 +129,6 @@ PowerIterations = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random sketches and the controls.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Threads to compute with; by default one per core."),
-]
 NoCache = Annotated[
     bool,
     typer.Option(
@@ -133,11 +136,6 @@ NoCache = Annotated[
         help="Keep no subspaces for the next run. They lie in $LORAGRAFT_CACHE (off turns them off"
         " too), $XDG_CACHE_HOME/loragraft or ~/.cache/loragraft.",
     ),
-]
-Device = Annotated[str, typer.Option(hidden=True)]
-Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
-WithReport = Annotated[
-    bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
 ]
 DryRun = Annotated[
     bool,
@@ -182,20 +180,19 @@ def transfer_command(
     works: evaluate it beside the controls.
     """
     with session(json_output=json_output, quiet=quiet, verbose=verbose) as console:
-        from loragraft.architecture.selection import parse_selection
-        from loragraft.subspaces.rank import parse_subspace_rank
         from loragraft.transferring import TransferOptions, plan_transfer, run_transfer
-        from loragraft.transferring.options import parse_min_similarity, parse_scale
 
         require_cpu(device)
         where = None if dry_run and output is None else named_output(output)
-        options = TransferOptions(
+        options = TransferOptions.read(
             method=method,
-            subspace_rank=parse_subspace_rank(subspace_rank),
+            subspace_rank=subspace_rank,
             layer_map=layer_map,
-            min_similarity=parse_min_similarity(min_similarity),
-            scale=parse_scale(scale),
-            selection=parse_selection(target_modules, exclude, layers),
+            min_similarity=min_similarity,
+            scale=scale,
+            target_modules=target_modules,
+            exclude=exclude,
+            layers=layers,
             dtype=dtype,
             power_iterations=iterations(power_iterations),
             seed=seed,

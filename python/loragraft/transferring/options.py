@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from loragraft.architecture.selection import Selection
+from loragraft.architecture.selection import Selection, parse_selection
 from loragraft.errors import UsageError
-from loragraft.subspaces.rank import SubspaceRank
+from loragraft.subspaces.finder import SubspaceFinder
+from loragraft.subspaces.rank import SubspaceRank, parse_subspace_rank
 from loragraft.transferring.methods import AUTO, DISTILL, require_method
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
+
+    from loragraft.subspaces.cache import SubspaceCache
+    from loragraft.tensor_reader import TensorReader
 
 MATCH_NORM: Final = "match-norm"
 DTYPES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -97,6 +102,44 @@ class TransferOptions:
             raise UsageError(f"--dtype {quoted(self.dtype)}: expected one of {known}")
         if not 0 <= self.seed < _MOST_SEED:
             raise UsageError(f"--seed {self.seed}: expected 0 to 2**64 - 1")
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        subspace_rank: int | str,
+        min_similarity: float | str | None,
+        scale: float | str,
+        target_modules: str,
+        exclude: str | None,
+        layers: str | None,
+        calibration: str | os.PathLike[str] | None,
+        **plain: Any,
+    ) -> Self:
+        """Return options of what a user writes; those not named here are taken as they are.
+
+        Raises:
+            UsageError: One of them cannot be read.
+        """
+        return cls(
+            subspace_rank=parse_subspace_rank(subspace_rank),
+            min_similarity=parse_min_similarity(min_similarity),
+            scale=parse_scale(scale),
+            selection=parse_selection(target_modules, exclude, layers),
+            calibration=None if calibration is None else Path(calibration),
+            **plain,
+        )
+
+    def finder(self, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:
+        """Return what finds subspaces as these options ask."""
+        return SubspaceFinder(
+            reader,
+            cache,
+            self.subspace_rank,
+            power_iterations=self.power_iterations,
+            seed=self.seed,
+            threads=self.threads,
+        )
 
 
 def parse_scale(text: str | float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from loragraft.architecture.modules import take_inventory
@@ -16,7 +16,8 @@ from loragraft.comparison.places import depth_of, main_stack
 from loragraft.errors import MismatchError, NothingToAdaptError
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring import layers as maps
-from loragraft.transferring.methods import WHOLE_METHODS
+from loragraft.transferring.distilling.modules import carriers
+from loragraft.transferring.methods import AUTO, DISTILL, WHOLE_METHODS
 from loragraft.transferring.pairing import pair_modules
 from loragraft.transferring.report import FilterReport
 from loragraft.transferring.similar_layers import layer_similarity, same_widths
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from loragraft.transferring.source_adapter import SourceAdapter
 
 LAYER_MAP: Final = "--layer-map"
+#: Stands for a layer map where the method pairs neither layers nor modules.
+NO_LAYERS: Final = "none"
 _NO_PLACE: Final = "no counterpart"
 
 
@@ -60,7 +63,7 @@ class TransferPlan:
         target: The model that is to have it.
         inventory: What the target consists of.
         options: What was asked for.
-        layer_map: The rule that paired the layers, in words.
+        layer_map: The rule that paired the layers, in words, or `NO_LAYERS`.
         layers: Layer of the target -> layer of the source.
         norms: ‖ΔW‖ of every module of the adapter, of every part where it is fused.
         pairs: What is to be transferred.
@@ -78,6 +81,15 @@ class TransferPlan:
     pairs: tuple[Pair, ...]
     left_out: tuple[LeftOut, ...]
     filters: tuple[FilterReport, ...]
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether modules of the source are paired with modules of the target."""
+        return self.layer_map != NO_LAYERS
+
+    def unpaired(self) -> TransferPlan:
+        """Return this plan for a method that pairs nothing, and leaves nothing out for that."""
+        return replace(self, layer_map=NO_LAYERS, layers={}, pairs=(), left_out=(), filters=())
 
     @property
     def total(self) -> float:
@@ -100,13 +112,15 @@ class TransferPlan:
         return squares / pair.divided / total if total > 0.0 else 0.0
 
 
-def make_plan(
+def plan_transfer(
     adapter: str | os.PathLike[str],
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     options: TransferOptions,
 ) -> TransferPlan:
     """Read the headers of all files and the adapter, and decide what goes where.
+
+    Nothing is written but cached subspaces, which a layer map by similarity asks for.
 
     Raises:
         LoragraftError: As `transfer`.
@@ -118,19 +132,33 @@ def make_plan(
     origin = open_source(adapter, open_checkpoint(source))
     goal = open_checkpoint(target)
     inventory = take_inventory(goal)
-    chosen, why_not = select(inventory, options.selection)
-    norms = _norms(origin)
+    alone = TransferPlan(
+        origin, goal, inventory, options, NO_LAYERS, {}, _norms(origin), (), (), ()
+    )
+    if options.method == DISTILL:
+        carriers(alone)
+        return alone
+    return _paired(alone)
+
+
+def _paired(alone: TransferPlan) -> TransferPlan:
+    """Pair modules, and leave out what the selection does.
+
+    Raises:
+        MismatchError: There is no pair, or the layers cannot be paired.
+        NothingToAdaptError: The selection leaves none.
+    """
+    origin, inventory, options = alone.source, alone.inventory, alone.options
     stacks = _stacks(origin, inventory)
-    parts = split(inventory.linears, goal.config)
+    parts = split(inventory.linears, alone.target.config)
     rule, layers = _layer_map(origin, [part.linear for part in parts], stacks, options)
     apart = options.method in WHOLE_METHODS
     pairing = pair_modules(origin, parts, stacks, layers, apart=apart)
     if not pairing.pairs:
-        raise MismatchError(
-            f"{shown(goal.reference)} has no module for any of the"
-            f" {len(origin.placements)} of {shown(origin.adapter.directory)}, such as"
-            f" {next(iter(pairing.unused))}; choose a target with the same kinds of layers"
-        )
+        if options.method == AUTO and options.calibration is not None:
+            return alone
+        raise _strangers(alone, pairing)
+    chosen, why_not = select(inventory, options.selection)
     names = {linear.name for linear in chosen}
     left_out = tuple(
         LeftOut(pair, why_not.get(pair.target.whole.tensor, "not chosen"))
@@ -138,12 +166,20 @@ def make_plan(
         if pair.target.whole.name not in names
     )
     pairs = tuple(pair for pair in pairing.pairs if pair.target.whole.name in names)
-    plan = TransferPlan(origin, goal, inventory, options, rule, layers, norms, pairs, left_out, ())
+    plan = replace(alone, layer_map=rule, layers=layers, pairs=pairs, left_out=left_out)
     filters = (*_unused(plan, pairing), *_selected(plan, left_out))
     if not pairs:
         raise _nothing(plan, filters)
-    return TransferPlan(
-        origin, goal, inventory, options, rule, layers, norms, pairs, left_out, filters
+    return replace(plan, filters=filters)
+
+
+def _strangers(alone: TransferPlan, pairing: Pairing) -> MismatchError:
+    origin = alone.source
+    return MismatchError(
+        f"{shown(alone.target.reference)} has no module for any of the"
+        f" {len(origin.placements)} of {shown(origin.adapter.directory)}, such as"
+        f" {next(iter(pairing.unused))}; choose a target with the same kinds of layers, or --method"
+        f" {DISTILL}, which pairs none"
     )
 
 

@@ -5,29 +5,22 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loragraft.architecture.selection import parse_selection
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import retire, write_documents
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
-from loragraft.subspaces.finder import SubspaceFinder
-from loragraft.subspaces.rank import parse_subspace_rank
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring.card import control_card, transfer_card
 from loragraft.transferring.controls import controls_of, make_controls, random_alone
 from loragraft.transferring.distilling.distill import distill
 from loragraft.transferring.methods import AUTO, DISTILL, WHOLE_METHODS
 from loragraft.transferring.methods.method import Models
-from loragraft.transferring.options import (
-    TransferOptions,
-    parse_min_similarity,
-    parse_scale,
-)
+from loragraft.transferring.options import TransferOptions
 from loragraft.transferring.output import config_of, write_tensors
-from loragraft.transferring.plan import make_plan
+from loragraft.transferring.plan import plan_transfer
 from loragraft.transferring.report import Fate
 from loragraft.transferring.stream.side import Side
 from loragraft.transferring.summary import control_report, make_report, nothing_kept
@@ -135,37 +128,25 @@ def transfer(
         MissingDependencyError: A package that runs models is not installed.
         UsageError: An option that cannot be used, or an ``output`` that exists.
     """
-    options = TransferOptions(
+    options = TransferOptions.read(
         method=method,
-        subspace_rank=parse_subspace_rank(subspace_rank),
+        subspace_rank=subspace_rank,
         layer_map=layer_map,
-        min_similarity=parse_min_similarity(min_similarity),
-        scale=parse_scale(scale),
-        selection=parse_selection(target_modules, exclude, layers),
+        min_similarity=min_similarity,
+        scale=scale,
+        target_modules=target_modules,
+        exclude=exclude,
+        layers=layers,
         dtype=dtype,
         power_iterations=power_iterations,
         seed=seed,
         threads=threads,
         cache=cache,
         controls=controls,
-        calibration=None if calibration is None else Path(calibration),
+        calibration=calibration,
     )
     plan = plan_transfer(adapter, source, target, options)
     return run_transfer(plan, Path(output), force=force, with_report=report, progress=progress)
-
-
-def plan_transfer(
-    adapter: str | os.PathLike[str],
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    options: TransferOptions,
-) -> TransferPlan:
-    """Work out what a transfer would do; nothing is written but cached subspaces.
-
-    Raises:
-        LoragraftError: As `transfer`.
-    """
-    return make_plan(adapter, source, target, options)
 
 
 def check_outputs(plan: TransferPlan, output: Path, *, force: bool) -> dict[str, Path]:
@@ -209,8 +190,7 @@ def run_transfer(
         done = _carried_out(plan, reader, cache, progress)
         written = [one.factors for one in done.made if one.factors is not None]
         if any(row.method == DISTILL for one in done.made for row in one.rows):
-            # It pairs no modules, so nothing was left out for want of a counterpart.
-            plan = replace(plan, filters=(), left_out=())
+            plan = plan.unpaired()
         own = destinations[""]
         retire(own)
         nbytes = write_tensors(own, written)
@@ -258,9 +238,9 @@ def _carried_out(
         NothingToAdaptError: No module is kept.
     """
     wants_controls = plan.options.controls
-    if plan.options.method == DISTILL or _shares_no_shape(plan):
+    if not plan.is_paired or _shares_no_shape(plan):
         return _distilled(plan, reader, progress)
-    with _finder(plan, reader, cache) as finder:
+    with plan.options.finder(reader, cache) as finder:
         alignment = _alignment(plan, reader)
         if needs_subspaces(alignment, plan.options):
             finder.expect(side.linear for pair in plan.pairs for side in (pair.source, pair.target))
@@ -297,18 +277,6 @@ def _is_unlike(plan: TransferPlan, made: tuple[Made, ...]) -> bool:
     rows = [row for one in made for row in one.rows]
     copied = math.fsum(row.share for row in rows if row.outcome is Fate.COPIED)
     return copied < _MOSTLY * math.fsum(row.share for row in rows)
-
-
-def _finder(plan: TransferPlan, reader: TensorReader, cache: SubspaceCache) -> SubspaceFinder:
-    options = plan.options
-    return SubspaceFinder(
-        reader,
-        cache,
-        options.subspace_rank,
-        power_iterations=options.power_iterations,
-        seed=options.seed,
-        threads=options.threads,
-    )
 
 
 def _alignment(plan: TransferPlan, reader: TensorReader) -> Alignment | None:

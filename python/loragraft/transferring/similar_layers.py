@@ -11,7 +11,6 @@ from loragraft.comparison.places import place_of
 from loragraft.errors import MismatchError
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.chance import mean_excess, overlap_of
-from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.tensor_reader import TensorReader
 from loragraft.wording import shown
 
@@ -73,7 +72,7 @@ def layer_similarity(
     total = np.zeros(depths)
     counts = np.zeros(depths)
     cache = SubspaceCache(cache_directory() if options.cache else None)
-    with TensorReader() as reader, _finder(reader, cache, options) as finder:
+    with TensorReader() as reader, options.finder(reader, cache) as finder:
         tails = sorted(ours.keys() & theirs.keys())
         finder.expect(
             one for tail in tails for side in (ours, theirs) for one in side[tail].values()
@@ -90,17 +89,6 @@ def layer_similarity(
                         total[source, target] += excess
                         counts[source, target] += 1
     return np.divide(total, counts, out=np.zeros(depths), where=counts > 0)
-
-
-def _finder(reader: TensorReader, cache: SubspaceCache, options: TransferOptions) -> SubspaceFinder:
-    return SubspaceFinder(
-        reader,
-        cache,
-        options.subspace_rank,
-        power_iterations=options.power_iterations,
-        seed=options.seed,
-        threads=options.threads,
-    )
 
 
 def _both(

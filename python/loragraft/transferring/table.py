@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.report.page import Line, Page, Table
+from loragraft.transferring.distilling.modules import TRIED, carriers
 from loragraft.transferring.report import Fate
 from loragraft.transferring.verdict import root_sum
 from loragraft.wording import counted, percent, shapes
@@ -14,6 +15,7 @@ from loragraft.wording import counted, percent, shapes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from loragraft.architecture import LinearModule
     from loragraft.report.page import Part
     from loragraft.transferring.pairing import Pair
     from loragraft.transferring.plan import TransferPlan
@@ -87,6 +89,11 @@ def _mean(values: Iterable[float]) -> str:
 
 def plan_page(plan: TransferPlan) -> Page:
     """Return what a plan would do, by kind of module."""
+    dry = Line("Nothing was written: this is a dry run.")
+    if not plan.is_paired:
+        tried = tuple((one.name, shapes([one.shape])) for one in _tried(plan))
+        table = Table(("module tried, in this order", "shape in the target"), tried, words=2)
+        return Page((table, Line("No modules are paired, and no layers."), dry))
     groups: dict[str, list[Pair]] = {}
     for pair in plan.pairs:
         title, kind = pair.target.title, pair.target.whole.kind
@@ -108,7 +115,7 @@ def plan_page(plan: TransferPlan) -> Page:
             Table(columns, rows, words=3),
             *lines,
             Line(f"Layers: {plan.layer_map}"),
-            Line("Nothing was written: this is a dry run."),
+            dry,
         )
     )
 
@@ -134,5 +141,11 @@ def plan_data(plan: TransferPlan) -> dict[str, Any]:
             }
             for pair in plan.pairs
         ],
+        "tried": [{"name": one.name, "shape": one.shape} for one in _tried(plan)],
         "filters": [asdict(one) for one in plan.filters],
     }
+
+
+def _tried(plan: TransferPlan) -> list[LinearModule]:
+    """Return the modules that `distill` would try; none where modules are paired."""
+    return [] if plan.is_paired else [one.linear for one in carriers(plan)[:TRIED]]

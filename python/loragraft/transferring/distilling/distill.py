@@ -12,7 +12,7 @@ from loragraft.calibration.collection import ModuleRows, collect
 from loragraft.errors import MismatchError
 from loragraft.subspaces.weight import dense
 from loragraft.transferring.distilling.head import Head
-from loragraft.transferring.distilling.modules import carriers
+from loragraft.transferring.distilling.modules import TRIED, carriers
 from loragraft.transferring.distilling.reading import read, states
 from loragraft.transferring.distilling.solver import solve
 from loragraft.transferring.distilling.tail import Tail, measured_norm
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 NAME: Final = "distill"
-#: Modules tried at most.
-_TRIED: Final = 2
 #: A further module is kept where it leaves at most this part of the divergence held out.
 _WORTH: Final = 0.97
 
@@ -89,7 +87,7 @@ def distill(
         FormatError: A file cannot be read, or transformers cannot load a model.
         MissingDependencyError: torch, transformers or peft is not installed.
     """
-    places = carriers(plan)[:_TRIED]
+    places = carriers(plan)[:TRIED]
     tell = progress or (lambda *_: None)
     reading = read(plan)
     tell("texts read by both models", 1, len(places) + 1)

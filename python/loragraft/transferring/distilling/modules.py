@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from loragraft.architecture import LinearModule
     from loragraft.transferring.plan import TransferPlan
 
+#: Modules tried at most.
+TRIED: Final = 2
 #: The output of the MLP comes last in a block.
 _ORDER: Final = ("o_proj", "down_proj")
 

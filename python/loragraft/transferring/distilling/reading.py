@@ -14,7 +14,7 @@ from loragraft.calibration.texts import Text, read_texts
 from loragraft.errors import MismatchError
 from loragraft.transferring.distilling.vocabulary import beginnings
 from loragraft.transferring.distilling.wanted import Shift, joined
-from loragraft.wording import counted
+from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,8 @@ _ANSWER: Final = 64
 _PLACES: Final = 4096
 #: Fewer places tell nothing, held out or not.
 _LEAST: Final = 50
+#: Less of the source's probability on tokens that both sides know, and the rest drowns it.
+_COVERED: Final = 0.5
 #: Places whose distributions over all tokens are held at once.
 _AT_ONCE: Final = 64
 
@@ -163,7 +165,15 @@ def _wanted(
         with source.without_adapter():
             without = source.log_probabilities(alone[here])
         parts.append(shift.wanted(target.log_probabilities(own[here]), with_it, without))
-    return joined(parts), vocabulary.shared
+    found = joined(parts)
+    covered = float(found.covered.mean())
+    if covered < _COVERED:
+        raise MismatchError(
+            f"of what the source with its adapter says only {percent(covered)} begins with one of"
+            f" the {counted(vocabulary.shared, 'token')} that both vocabularies have, at least"
+            f" {percent(_COVERED)} are needed: choose another --method"
+        )
+    return found, vocabulary.shared
 
 
 def _held(places: Sequence[Place]) -> NDArray[np.bool_]:

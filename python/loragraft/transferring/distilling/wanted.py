@@ -28,10 +28,13 @@ class Wanted(NamedTuple):
     Attributes:
         tokens: Numbers of the target's tokens, (places, `KEPT`).
         log_q: Their wanted log-probabilities, which sum to one, (places, `KEPT`).
+        covered: Probability that the source with its adapter gives to what both sides know, 0 to 1,
+            (places,): of what else it says nothing reaches the target.
     """
 
     tokens: NDArray[np.intp]
     log_q: Array
+    covered: Array
 
 
 class Shift:
@@ -76,7 +79,7 @@ class Shift:
         # In order of their numbers: a partition's own order is no one's promise.
         tokens.sort(axis=1)
         found = np.take_along_axis(log_q, tokens, axis=1)
-        return Wanted(tokens, found - _log_sum(found))
+        return Wanted(tokens, found - _log_sum(found), np.exp(with_it).sum(axis=1))
 
 
 class _Groups:
