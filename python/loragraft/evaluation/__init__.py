@@ -1,0 +1,1 @@
+"""Evaluation: what an adapter does to a model, question by question, against chance."""
