@@ -20,7 +20,7 @@ import numpy as np
 from scoring import Scores, Subject
 from tasks import Question, questions
 
-SCALES: Final = (0.5, 1.0, 2.0)
+SCALES: Final = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _DRAWS: Final = 10_000
 
 
@@ -57,20 +57,25 @@ def table(measured: dict[str, dict], pair: str) -> str:
     draws = rng.integers(len(base), size=(_DRAWS, len(base)))
     lines = [
         f"| {pair.rstrip('_')} | scale | nats per answer | gap recovered (95 %) | accuracy"
-        " | answers changed |",
-        "|---|---|---|---|---|---|",
+        " | right: difference (95 %) | answers changed | KL to base |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    chosen = np.array(measured["base"]["chosen"])
+    chosen, right = (np.array(measured["base"][one]) for one in ("chosen", "right"))
+    picked = rng.integers(len(right), size=(_DRAWS, len(right)))
     for name, one in measured.items():
         nats = np.array(one["nats"])
         share = (base - nats).mean() / (base - oracle).mean()
         spread = (base - nats)[draws].mean(axis=1) / (base - oracle)[draws].mean(axis=1)
         low, high = np.quantile(spread, [0.025, 0.975])
         changed = np.mean(np.array(one["chosen"]) != chosen)
+        more = np.array(one["right"]) * 1.0 - right
+        least, most = np.quantile(more[picked].mean(axis=1), [0.025, 0.975])
         gap = "" if name == "base" else f"{share:.1%} ({low:.1%} to {high:.1%})"
+        better = "" if name == "base" else f"{more.mean():+.3f} ({least:+.3f} to {most:+.3f})"
         lines.append(
             f"| {name} | {one['scale']:g} | {nats.mean():.2f} | {gap} |"
-            f" {np.mean(one['right']):.3f} | {changed:.1%} |"
+            f" {np.mean(one['right']):.3f} | {better} | {changed:.1%} |"
+            f" {np.mean(one['divergence']):.3f} |"
         )
     return "\n".join(lines)
 
@@ -86,6 +91,7 @@ def _kept(scores: Scores, scale: float) -> dict:
         "nats": scores.nats.tolist(),
         "right": scores.right.tolist(),
         "chosen": scores.chosen.tolist(),
+        "divergence": scores.divergence.tolist(),
     }
 
 

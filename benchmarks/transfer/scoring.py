@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from peft import PeftModel
-from texts import answer_loss, batch_of
+from texts import answer_log_probabilities, answer_loss, batch_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ class Scores(NamedTuple):
         nats: Negative log-likelihood of the right answer and the end after it.
         right: Whether the right answer is the likeliest of all, each without its end.
         chosen: Number of the likeliest.
+        divergence: KL(model alone ‖ with the adapter) in nats a token, over right answers.
     """
 
     nats: np.ndarray
     right: np.ndarray
     chosen: np.ndarray
+    divergence: np.ndarray
 
 
 class Subject:
@@ -46,12 +48,15 @@ class Subject:
             self.model.load_adapter(one, adapter_name=name)
         self.model.eval()
         self._scale = dict.fromkeys(adapters, 1.0)
+        self._is_alone = False
 
     def use(self, name: str | None, scale: float = 1.0) -> None:
         """Switch to an adapter at a scale, or to the model alone."""
         if name is None:
             self.model.base_model.disable_adapter_layers()
+            self._is_alone = True
             return
+        self._is_alone = False
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(name)
         for module in self.model.modules():
@@ -79,7 +84,26 @@ class Subject:
         """Return all figures: nats on some questions, choices on others."""
         chosen = self.choices(judged)
         gold = np.array([one.gold for one in judged])
-        return Scores(self.nats(questions), chosen == gold, chosen)
+        return Scores(self.nats(questions), chosen == gold, chosen, self.divergence(judged))
+
+    @torch.no_grad()
+    def divergence(self, questions: Sequence[Question]) -> np.ndarray:
+        """Return how far next tokens of right answers are from the model's without an adapter."""
+        found = np.zeros(len(questions))
+        if self._is_alone:
+            return found
+        for start in range(0, len(questions), _SIZE):
+            here = questions[start : start + _SIZE]
+            pairs = [(one.prompt, one.answer) for one in here]
+            batch = batch_of(self.tokenizer, pairs)
+            own = answer_log_probabilities(self.model, batch)
+            with self.model.disable_adapter():
+                alone = answer_log_probabilities(self.model, batch)
+            each = (alone.exp() * (alone - own)).sum(-1)
+            rows = batch.wanted.nonzero()[:, 0]
+            for row in range(len(here)):
+                found[start + row] = float(each[rows == row].mean())
+        return found
 
     def _losses(self, pairs: Sequence[tuple[str, str]], *, end: bool) -> np.ndarray:
         order = sorted(range(len(pairs)), key=lambda one: len("".join(pairs[one])))

@@ -54,15 +54,19 @@ def batch_of(
 
 
 def answer_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Return the negative log-likelihood of each answer, summed over its tokens, in nats.
-
-    Logits are computed at the answers' positions alone: vocabularies are large.
-    """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-    logits = inner.lm_head(hidden[:, :-1][batch.wanted]).float()
-    losses = torch.nn.functional.cross_entropy(
-        logits, batch.ids[:, 1:][batch.wanted], reduction="none"
+    """Return the negative log-likelihood of each answer, summed over its tokens, in nats."""
+    losses = torch.nn.functional.nll_loss(
+        answer_log_probabilities(model, batch), batch.ids[:, 1:][batch.wanted], reduction="none"
     )
     rows = batch.wanted.nonzero()[:, 0]
     return torch.zeros(len(batch.ids), dtype=losses.dtype).index_add(0, rows, losses)
+
+
+def answer_log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Return log-probabilities of all tokens at the answers' places, (places, vocabulary).
+
+    There alone: vocabularies are large.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = inner.model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+    return torch.log_softmax(inner.lm_head(hidden[:, :-1][batch.wanted]).float(), -1)

@@ -278,3 +278,25 @@ def test_answers_are_the_greedy_ones(model: LanguageModel) -> None:
         ended = model.end in new and len(new) > 1
         assert answer == (model.tokenizer.decode(new[:-1]) if ended else None)
     assert any(answer is None for answer in answers)
+
+
+def test_drawn_answers_have_the_probabilities_of_the_model(model: LanguageModel) -> None:
+    line = model.tokens("w1 w2 w3").ids
+    count = 4000
+    with torch.no_grad():
+        p = torch.softmax(model.inner(input_ids=torch.tensor([line])).logits[0, -1].double(), -1)
+    drawn = [model._generated([line] * count, 1, seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    seen = np.bincount([one[0] for one in drawn[0]], minlength=len(p))
+    expected = count * p.numpy()
+    # Pearson's statistic: as many as there are tokens, less one, give or take its spread.
+    statistic = float((np.square(seen - expected) / expected).sum())
+    freedom = len(p) - 1
+    assert abs(statistic - freedom) < 6 * (2 * freedom) ** 0.5
+    # torch's own random numbers go on as if nothing had been drawn.
+    torch.manual_seed(5)
+    first = torch.rand(1)
+    torch.manual_seed(5)
+    model.complete(["w1"], 4, seed=3)
+    assert torch.rand(1) == first

@@ -19,7 +19,7 @@ from loragraft.calibration.language_model import open_model
 from loragraft.calibration.texts import Text
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.transferring import TransferOptions, plan_transfer
-from loragraft.transferring.distilling.reading import answered
+from loragraft.transferring.distilling.answers import answered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,17 +177,39 @@ def test_the_source_answers_prompts(tmp_path: Path) -> None:
     source = open_model(models["source"], models["adapter"], threads=1)
     given = [Text("w3 w4"), Text("w5 w6", "w7")]
     # A random model hardly ever ends: what has no end in time is left out, and told.
-    texts, notes = answered(source, given)
+    texts, notes = answered(source, given, 0)
     assert texts[-1] == given[1]
-    assert "wrote 1 answer" in notes[0]
+    assert "wrote the answers to 1 prompt" in notes[0]
     with pytest.raises(MismatchError, match="ends none of its answers"):
-        answered(_Silent(), [Text("w3 w4")])  # type: ignore[arg-type]
+        answered(_Told({}), [Text("w3 w4")], 0)  # type: ignore[arg-type]
 
 
-class _Silent:
-    def complete(self, prompts: list[str], most: int) -> list[None]:
-        del most
-        return [None] * len(prompts)
+def test_every_answer_is_taken_once_and_prompts_without_one_are_told() -> None:
+    """Of each prompt the likeliest answer and those that are drawn, as long as they end."""
+    told = {"a": ["1", "1"], "b": [None] * 2, "c": [None, "3"], "d": ["4", "5"]}
+    given = [Text("a"), Text("x", "0"), Text("b"), Text("c"), Text("d"), Text("y", "")]
+    texts, notes = answered(_Told(told), given, 5)  # type: ignore[arg-type]
+    assert texts == [
+        Text(*one) for one in [("a", "1"), ("x", "0"), ("c", "3"), ("d", "4"), ("d", "5")]
+    ]
+    assert "to 4 prompts, to each the likeliest and one that it drew" in notes[0]
+    assert "2 texts left out" in notes[1]
+
+
+class _Told:
+    """A model that was told what to answer: first the likeliest, then what is drawn."""
+
+    def __init__(self, answers: dict[str, list[str | None]]) -> None:
+        self.answers = {prompt: iter(own) for prompt, own in answers.items()}
+        self.seeds: list[int | None] = []
+
+    def complete(self, prompts: list[str], most: int, *, seed: int | None) -> list[str | None]:
+        assert most == 64
+        # The likeliest once, every other time another draw.
+        assert seed not in self.seeds
+        assert (seed is None) == (not self.seeds)
+        self.seeds.append(seed)
+        return [next(self.answers.get(prompt, iter(())), None) for prompt in prompts]
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ _NEEDED: Final = ("torch", "transformers", "peft")
 _LAST_NORMS: Final = ("norm", "final_layernorm", "final_norm")
 #: Settings of models that multiply or divide logits.
 _LOGIT_SCALES: Final = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+#: Seeds that torch takes.
+_SEEDS: Final = 2**63
 #: The file that transformers loads where there is no index.
 _SINGLE: Final = "model.safetensors"
 
@@ -105,37 +107,49 @@ class LanguageModel:
         with self.model.disable_adapter():
             yield
 
-    def complete(self, prompts: Sequence[str], most: int) -> list[str | None]:
-        """Let the model answer, greedily.
+    def complete(
+        self, prompts: Sequence[str], most: int, *, seed: int | None = None
+    ) -> list[str | None]:
+        """Let the model answer.
 
         Args:
             prompts: What to answer.
             most: Tokens of an answer at most.
+            seed: Draw the tokens, each with its probability; None takes the likeliest.
 
         Returns:
             The answers; None where no end came in time, or nothing before it.
         """
         answers: list[str | None] = [None] * len(prompts)
         ids = [self.tokens(prompt).ids for prompt in prompts]
-        for batch in batches([len(one) + most for one in ids]):
-            lines = self._generated([ids[number] for number in batch], most)
+        for count, batch in enumerate(batches([len(one) + most for one in ids])):
+            drawn = None if seed is None else (seed + count) % _SEEDS
+            lines = self._generated([ids[number] for number in batch], most, drawn)
             for number, line in zip(batch, lines, strict=True):
                 if self.end in line:
                     answer = self.tokenizer.decode(line[: line.index(self.end)])
                     answers[number] = answer or None
         return answers
 
-    def _generated(self, lines: list[tuple[int, ...]], most: int) -> list[list[int]]:
+    def _generated(
+        self, lines: list[tuple[int, ...]], most: int, seed: int | None
+    ) -> list[list[int]]:
         """Return the new tokens of each line; padded on the left, which generation needs."""
+        import torch
+
         ids, mask = self._padded(lines, on_left=True)
-        with self._computing():
+        # What a model's own settings would do to its probabilities is undone.
+        drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        with self._computing(), torch.random.fork_rng(devices=()):
+            if seed is not None:
+                torch.manual_seed(seed)
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=most,
-                do_sample=False,
                 pad_token_id=self.end,
                 eos_token_id=self.end,
+                **({"do_sample": False} if seed is None else drawn),
             )
         return [list(map(int, row[ids.shape[1] :])) for row in made]
 

@@ -10,8 +10,9 @@ from loragraft.calibration.collection import ModuleRows, collect
 from loragraft.calibration.language_model import LanguageModel, open_model, require_whole
 from loragraft.calibration.pairing import paired_places
 from loragraft.calibration.regression import every_fifth
-from loragraft.calibration.texts import Text, read_texts
+from loragraft.calibration.texts import read_texts
 from loragraft.errors import MismatchError
+from loragraft.transferring.distilling.answers import answered
 from loragraft.transferring.distilling.vocabulary import beginnings
 from loragraft.transferring.distilling.wanted import Shift, joined
 from loragraft.wording import counted, percent
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-#: Tokens of an answer that the source writes, at most.
-_ANSWER: Final = 64
 #: Places looked at, at most.
-_PLACES: Final = 4096
+_PLACES: Final = 8192
 #: Fewer places tell nothing, held out or not.
 _LEAST: Final = 50
 #: Less of the source's probability on tokens that both sides know, and the rest drowns it.
@@ -47,7 +46,7 @@ class Reading(NamedTuple):
         target: The target.
         texts: Prompts and answers as it cuts them.
         places: Where the source ends a token too.
-        held: Which of them are held out: those of every fifth text.
+        held: Which of them are held out: those of every fifth prompt.
         wanted: What is wanted there.
         notes: What a reader must know, a sentence each.
     """
@@ -75,7 +74,7 @@ def read(plan: TransferPlan) -> Reading:
     for side in sides:
         require_whole(side)
     source = open_model(sides[0].directory, plan.source.adapter.directory, threads=options.threads)
-    texts, notes = answered(source, given)
+    texts, notes = answered(source, given, options.seed)
     target = open_model(sides[1].directory, threads=options.threads)
     own, other = (tuple(model.tokens(one.whole) for one in texts) for model in (source, target))
     pairs = paired_places(own, other, [len(one.prompt) for one in texts])
@@ -87,43 +86,14 @@ def read(plan: TransferPlan) -> Reading:
         )
     pairs = pairs.evenly(_PLACES)
     wanted, shared = _wanted(sides, (source, target), (own, other), (pairs.source, pairs.target))
-    held = _held(pairs.target)
+    held = _held(pairs.target, [one.prompt or one.whole for one in texts])
     note = (
-        f"distill: {counted(len(texts), 'calibration text')}, {len(held)} of {count} places in"
-        f" their answers, {int(held.sum())} of them held out; {shared} tokens are the same in both"
-        " vocabularies, the others count for the token of both that they begin with"
+        f"distill: {counted(len(given), 'calibration text')}, {len(held)} of {count} places in"
+        f" {counted(len(texts), 'answer')}, {int(held.sum())} of them held out; {shared} tokens are"
+        " the same in both vocabularies, the others count for the token of both that they begin"
+        " with"
     )
     return Reading(target, other, pairs.target, held, wanted, (note, *notes))
-
-
-def answered(source: LanguageModel, texts: Sequence[Text]) -> tuple[list[Text], list[str]]:
-    """Return the texts that have an answer, written by the source where none was given.
-
-    Args:
-        source: The source with its adapter.
-        texts: The calibration texts.
-
-    Raises:
-        MismatchError: None has one.
-    """
-    asked = [text.prompt for text in texts if text.answer is None]
-    made = iter(source.complete(asked, _ANSWER))
-    found = [text if text.answer is not None else Text(text.prompt, next(made)) for text in texts]
-    kept = [text for text in found if text.answer]
-    if not kept:
-        raise MismatchError(
-            f"the source with its adapter ends none of its answers to"
-            f" {counted(len(asked), 'prompt')} within {_ANSWER} tokens: give texts with answers"
-        )
-    notes = []
-    if asked:
-        notes.append(f"distill: the source wrote {counted(len(asked), 'answer')}, greedily")
-    if len(kept) < len(texts):
-        notes.append(
-            f"distill: {counted(len(texts) - len(kept), 'text')} without an answer left out: the"
-            f" source did not end it within {_ANSWER} tokens"
-        )
-    return kept, notes
 
 
 def states(
@@ -176,8 +146,10 @@ def _wanted(
     return found, vocabulary.shared
 
 
-def _held(places: Sequence[Place]) -> NDArray[np.bool_]:
-    """Hold out whole texts: neighbours resemble each other."""
-    _, order = np.unique([place.text for place in places], return_inverse=True)
+def _held(places: Sequence[Place], prompts: Sequence[str]) -> NDArray[np.bool_]:
+    """Hold out whole prompts: neighbours resemble each other, and so do answers to one prompt."""
+    number = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompts))}
+    of = [number[prompts[place.text]] for place in places]
+    _, order = np.unique(of, return_inverse=True)
     count = int(order.max()) + 1
     return every_fifth(count)[order] if count >= 10 else every_fifth(len(places))

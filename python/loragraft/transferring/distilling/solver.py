@@ -25,9 +25,9 @@ _INPUT_RIDGE: Final = 1.0
 _OUTPUT_RIDGE: Final = 0.1
 #: λ of λ/2 ‖V‖², where the divergence's own curvature is near one.
 _DECAY: Final = 0.03
-_STEPS: Final = 14
+_STEPS: Final = 30
 #: Steps of the second round, in which the inputs of low rank are fixed.
-_REFITS: Final = 6
+_REFITS: Final = 15
 
 
 class Solved(NamedTuple):
