@@ -15,11 +15,12 @@ import turned_models as made
 from command_line import CommandLine, loragraft
 from extraction_checks import contents, load_peft
 from loragraft import transfer
-from loragraft.calibration.language_model import open_model
+from loragraft.calibration.language_model import Place, open_model
 from loragraft.calibration.texts import Text
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.transferring import TransferOptions, plan_transfer
 from loragraft.transferring.distilling.answers import answered
+from loragraft.transferring.distilling.reading import _held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +139,42 @@ def test_norms_after_modules_and_other_vocabularies(tmp_path: Path) -> None:
     assert row.name == "model.layers.1.mlp.down_proj"
     before, after = (float(part.split()[0]) for part in row.why.split("wanted ")[1].split(", ")[:2])
     assert after < before
+
+
+def test_the_next_module_is_kept_where_it_is_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = bed(tmp_path)
+    names = [
+        f"model.layers.{made.LAYERS - 1}.{one}" for one in ("mlp.down_proj", "self_attn.o_proj")
+    ]
+    # As a part of what the first one leaves: any will do, or none.
+    for worth, kept in ((1e9, names), (0.0, names[:1])):
+        monkeypatch.setattr("loragraft.transferring.distilling.distill._WORTH", worth)
+        result = run(models, tmp_path / f"out{worth:g}")
+        assert [row.name for row in result.report.modules] == kept
+        assert sum(row.share for row in result.report.modules) == pytest.approx(1.0)
+        load_peft(models["target"], result.output)
+
+
+def test_whole_prompts_are_held_out() -> None:
+    prompts = [name for name in "abcdefghijklmno" for _ in range(2)]
+    places = [Place(text, token) for text in range(len(prompts)) for token in (3, 4)]
+    held = {
+        prompts[place.text]
+        for place, is_held in zip(places, _held(places, prompts), strict=True)
+        if is_held
+    }
+    fitted = {
+        prompts[place.text]
+        for place, is_held in zip(places, _held(places, prompts), strict=True)
+        if not is_held
+    }
+    assert len(held) == 3
+    assert len(fitted) == 12
+    assert not held & fitted
+    # Of too few prompts places are held out.
+    assert _held(places[:12], prompts).sum() == 2
 
 
 def test_options_choose_the_module(tmp_path: Path) -> None:

@@ -92,20 +92,20 @@ class Cutter:
 
 def test_tokens_of_one_side_count_for_those_of_both_that_they_begin_with(tmp_path: Path) -> None:
     own = Cutter(["a", "ab", "abcd", "x", "z"], "<stop>")
-    other = Cutter(["a", "abc", "abcde", "x", "y"], "</s>")
+    other = Cutter(["a", "abc", "abcde", "x", "y", "yy"], "</s>")
     sides = []
     for name, cutter in (("S", own), ("T", other)):
         (tmp_path / name).mkdir()
         text = json.dumps({"model": {"vocab": cutter.ids}})
         (tmp_path / name / "tokenizer.json").write_text(text)
         sides.append(SimpleNamespace(directory=tmp_path / name))
-    found = beginnings(own, other, tuple(sides), (6, 8))  # type: ignore[arg-type]
+    found = beginnings(own, other, tuple(sides), (6, 9))  # type: ignore[arg-type]
     # Shared are a, x and the ends; abcd is begun by abc, that by ab, that by a.
     assert found.shared == 3
     a, x, end = found.source[0], found.source[3], found.source[5]
     assert len({a, x, end}) == 3
     assert found.source.tolist() == [a, a, a, x, NOBODY, end]
-    assert found.target.tolist() == [a, a, a, x, NOBODY, end, NOBODY, NOBODY]
+    assert found.target.tolist() == [a, a, a, x, NOBODY, NOBODY, end, NOBODY, NOBODY]
 
 
 def made_head(cap: float | None = None, seed: int = 3) -> tuple[Head, Array, Wanted]:

@@ -73,7 +73,7 @@ def _blown_up(kept: Sequence[TransferredModule]) -> Iterator[str]:
         yield (
             f"{counted(modules_in(larger), 'module')} come out more than {_BLOWN_UP:g} times as"
             f" large as their source, {title_of(worst)} {worst.retained:,.0f} times: a map that"
-            " holds would not do that; the target will likely break, compare --scale match-norm"
+            " holds seldom does that, and the target may break: compare --scale match-norm"
         )
 
 
