@@ -115,7 +115,8 @@ def _scale(rows: tuple[Row, ...], columns: int) -> _Scale:
     least = reach / max(2, columns // 10)
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
-    return _Scale(step, math.floor(low / step), max(math.ceil(high / step), 1))
+    first = math.floor(low / step)
+    return _Scale(step, first, max(math.ceil(high / step), first + 1))
 
 
 def _drawn(row: Row, scale: _Scale, columns: int) -> str:

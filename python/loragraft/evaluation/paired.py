@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SIGNIFICANT: Final = 0.05
 #: How sure one wants to be to see a difference that is there.
 POWER: Final = 0.8
+#: The fewest changes, all to one side, that McNemar's exact test takes for a difference.
+_FEWEST: Final = 6
 _BATCH: Final = 1 << 20
 
 
@@ -75,9 +77,10 @@ def sign_flips(values: Vector, seed: int, draws: int = DRAWS) -> Vector:
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Return p-values corrected for their number (Holm 1979, Scand. J. Statist. 6:65).
 
-    Step down: the smallest is multiplied by the number m of them, the next by m − 1, and so on; none becomes
-    smaller than the one before it. To call all those below 0.05 a difference is wrong, even once,
-    in at most 5 % of such evaluations, however the comparisons depend on each other.
+    Step down: the smallest is multiplied by the number m of them, the next by m − 1, and so on;
+    none becomes smaller than the one before it. To call all those below 0.05 a difference is
+    wrong, even once, in at most 5 % of such evaluations, however the comparisons depend on each
+    other.
     """
     count = len(p_values)
     corrected = [0.0] * count
@@ -101,12 +104,13 @@ def smallest_share(questions: int, discordant: float) -> float:
         discordant: ψ, from 0 to 1.
 
     Returns:
-        δ, at most 1.
+        δ; 1, a difference of all answers, where the questions are too few for any.
     """
     alpha, beta = _quantiles()
     rest = max(0.0, questions + beta**2 - alpha**2)
     factor = (alpha * math.sqrt(questions) + beta * math.sqrt(rest)) / (questions + beta**2)
-    return min(1.0, max(factor * math.sqrt(discordant), factor**2))
+    least = max(factor**2, _FEWEST / questions)
+    return min(1.0, max(factor * math.sqrt(discordant), least))
 
 
 def smallest_mean(differences: Vector) -> float:

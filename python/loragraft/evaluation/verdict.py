@@ -111,8 +111,11 @@ def _plain(share: float) -> str:
 
 
 def _nothing(one: Comparison) -> str:
-    least = f"the smallest they could is {100.0 * one.acc.smallest_visible:.1f} points"
-    text = f"no difference that {_questions(one.questions)} could show ({least})"
+    text = f"no difference that {_questions(one.questions)} could show"
+    if one.acc.smallest_visible < 1.0:
+        text += f" (the smallest they could is {100.0 * one.acc.smallest_visible:.1f} points)"
+    else:
+        text += ", which are too few to show any"
     changed, gained, lost = one.answers
     if changed == 0.0:
         return f"gives the same answers, with other probabilities: {text}"
@@ -127,11 +130,11 @@ def _margin(one: Comparison) -> Iterator[str]:
     margin = one.metrics[Metric.MARGIN]
     if margin.p_holm >= SIGNIFICANT:
         return
-    word = "more" if margin.difference > 0.0 else "less"
-    low, high = sorted((abs(margin.low), abs(margin.high)))
+    word, sign = ("more", 1.0) if margin.difference > 0.0 else ("less", -1.0)
+    low, high = sorted((sign * margin.low, sign * margin.high))
     yield (
-        f"but right answers stand out {word}, by {abs(margin.difference):.2g} nats"
-        f" (95 %: {low:.2g} to {high:.2g})"
+        f"but right answers stand out {word}, by {abs(margin.difference):.3f} nats"
+        f" (95 %: {signed(low, 3).removeprefix('+')} to {signed(high, 3).removeprefix('+')})"
     )
 
 
