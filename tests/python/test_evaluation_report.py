@@ -121,14 +121,17 @@ def test_the_gap_is_the_share_of_the_oracles_lead() -> None:
 
 
 def test_candidates_can_be_set_beside_controls() -> None:
-    own = noisy(300, 2, a=2.0, control=0.0)
-    found = compare_all({"arc_easy": own}, named(BASE, "a", "control"), beside=["control"])
-    assert [(row.candidate, row.against) for row in found] == [
-        ("a", BASE), ("control", BASE), ("a", "control"),
-    ]  # fmt: skip
-    assert {row.family for row in found} == {3}
-    control = own["control"]
-    assert found[2].acc.other == control.acc.mean()
+    own = noisy(300, 2, a=1.0, tuned=2.0, control=0.0)
+    candidates = named(BASE, "a", "tuned", "control")
+    found = compare_all({"arc_easy": own}, candidates, beside=["control"], oracle="tuned")
+    pairs = [(row.candidate, row.against) for row in found]
+    assert pairs[:3] == [("a", BASE), ("tuned", BASE), ("control", BASE)]
+    assert pairs[3:] == [("a", "control"), ("tuned", "control")]
+    assert {row.family for row in found} == {5}
+    # The gap is one to the base.
+    gaps = [row.metrics[Metric.GOLD].gap is not None for row in found]
+    assert gaps == [True, False, True, False, False]
+    assert found[3].acc.other == own["control"].acc.mean()
     assert "better than control: a on arc_easy (+" in verdict(found)
 
 
@@ -162,9 +165,9 @@ def test_better_and_worse_are_said_with_their_interval() -> None:
     assert verdict([found]) == f"a on arc_challenge: {words(found)}"
     (turned,) = compared(replace(better, candidate=BASE), replace(base, candidate="a"))
     assert finding(turned) is Finding.WORSE
-    text = words(turned)
-    assert text.startswith("worse by 2.1 points (95 %: ")
-    assert "−" not in text
+    low, high = (f"{-100.0 * end:.1f}" for end in (turned.acc.high, turned.acc.low))
+    assert float(low) < 2.1 < float(high)
+    assert words(turned) == f"worse by 2.1 points (95 %: {low} to {high})"
     assert turned.acc.low == pytest.approx(-found.acc.high, abs=2.0 / COUNT)
 
 
@@ -181,6 +184,10 @@ def test_an_adapter_that_changes_nothing_is_called_that() -> None:
     assert report.summary.warnings == (
         "a changes nothing: every answer has the probability that the base gives it",
     )
+    # So is one of questions that differ in the number of answers.
+    gone = np.where(np.arange(4) == 3, np.nan, base.lengths)
+    fewer = replace(base, lengths=gone, log_likelihoods=base.log_likelihoods + 0.0 * gone)
+    assert finding(compared(fewer, replace(fewer, candidate="a"))[0]) is Finding.SAME
     # The last bit of one answer is a change.
     scores = base.log_likelihoods.copy()
     scores[-1, -1] = np.nextafter(scores[-1, -1], 0.0)
@@ -279,6 +286,17 @@ def test_the_report_is_plain_data(report: EvaluationReport) -> None:
     )
     assert one["words"] == words(report.comparisons[1])
     assert one["changed"] == report.comparisons[1].answers.changed
+
+
+def test_fidelity_has_its_words_in_the_verdict() -> None:
+    said = "a is nearer to tuned than the base is"
+    alone = evaluation_report({}, named(BASE, "a"), inputs={}, seconds=1.0, fidelity_words=said)
+    assert alone.summary.verdict == said
+    own = noisy(50, 6, a=0.0)
+    both = evaluation_report(
+        {"arc_easy": own}, named(*own), inputs={}, seconds=1.0, fidelity_words=said
+    )
+    assert both.summary.verdict == f"{verdict(both.comparisons)}; {said}"
 
 
 def test_a_missing_gap_is_told() -> None:

@@ -74,6 +74,7 @@ def test_a_ratio_to_nothing_certain_has_no_interval() -> None:
         bottom = noise - noise.mean() + lead
         means = resampled_means(np.column_stack([top, bottom]), 0)
         assert ratio_interval(top, bottom, *means.T) is None
+    assert ratio_interval(top, np.zeros(50), np.ones(9), np.zeros(9)) is None
     bottom = noise - noise.mean() + 1.0
     means = resampled_means(np.column_stack([top, bottom]), 0)
     assert ratio_interval(top, bottom, *means.T) is not None
@@ -133,6 +134,12 @@ def test_sign_flips_take_equal_sums_for_equal() -> None:
     found = sign_flips(values, 0, DRAWS)[0]
     assert found == pytest.approx(2.0 / 2**10, abs=4.0 * math.sqrt(2.0 / 2**10 / DRAWS))
     assert sign_flips(np.zeros((10, 1)), 0)[0] == 1.0
+    # 0.1 + 0.2 − 0.3 is not 0 in floats, but no sum of other signs is nearer to it.
+    assert sign_flips(np.array([[0.1], [0.2], [-0.3]] * 2), 0)[0] == 1.0
+
+
+def test_no_difference_is_beyond_all_chance() -> None:
+    assert sign_flips(np.ones((100, 1)), 0, 999)[0] == 1.0 / 1000.0
 
 
 def test_holm_steps_down() -> None:

@@ -116,6 +116,7 @@ def evaluation_report(
     seed: int = 0,
     warnings: Sequence[str] = (),
     fidelity: Sequence[Mapping[str, Any]] = (),
+    fidelity_words: str = "",
 ) -> EvaluationReport:
     """Return the report of an evaluation, from the results of every question.
 
@@ -129,17 +130,19 @@ def evaluation_report(
         seed: Of the resamples.
         warnings: What is known of the run.
         fidelity: What is known without questions, a mapping for each candidate.
+        fidelity_words: What it comes to, which becomes a part of the verdict.
 
     Raises:
         MismatchError: Two candidates answered different questions.
         NonFiniteError: A log-likelihood is no number.
     """
     comparisons = compare_all(items, candidates, oracle=oracle, beside=beside, seed=seed)
+    sentences = [verdict(comparisons)] if items else []
+    sentences += [fidelity_words] if fidelity_words else []
+    found = (*warnings, *_warnings(comparisons))
     return EvaluationReport(
         inputs=inputs,
-        summary=EvaluationSummary(
-            verdict(comparisons), seconds, (*warnings, *_warnings(comparisons))
-        ),
+        summary=EvaluationSummary("; ".join(sentences), seconds, found),
         candidates=tuple(candidates),
         tasks=tuple(_task(own, candidates) for own in items.values() if own),
         comparisons=comparisons,
