@@ -1,0 +1,125 @@
+"""An evaluation as a page of figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from loragraft.evaluation.candidate import BASE
+from loragraft.evaluation.difference import Metric
+from loragraft.evaluation.forest import Forest, Row
+from loragraft.evaluation.paired import SIGNIFICANT
+from loragraft.evaluation.verdict import Finding, finding, points, probability, signed, words
+from loragraft.report.page import Line, Page, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from loragraft.evaluation.comparison import Comparison
+    from loragraft.evaluation.report import CandidateScores, EvaluationReport, TaskScores
+    from loragraft.report.page import Part
+
+_NONE: Final = "–"
+_SCORES: Final = ("candidate", "acc", "± s.e.", "acc_norm", "margin", "log-lik.", "changed", "p")
+_BESIDES: Final = {
+    Metric.ACC_NORM: "acc_norm in points",
+    Metric.MARGIN: "margin in nats",
+    Metric.GOLD: "log-lik. in nats",
+}
+_STYLES: Final = {Finding.BETTER: "green", Finding.WORSE: "red", Finding.SAME: "dim"}
+
+
+def evaluation_page(report: EvaluationReport) -> Page:
+    """Return the scores of every task, the differences as intervals, and what they come to."""
+    parts: list[Part] = []
+    for task in report.tasks:
+        own = [one for one in report.comparisons if one.task == task.name]
+        parts += _task_parts(task, own)
+    if report.fidelity:
+        parts.append(fidelity_table(report.fidelity))
+    parts += [Line(f"! {warning}", "yellow") for warning in report.summary.warnings]
+    return Page((*parts, Line(report.summary.verdict, "bold")))
+
+
+def _task_parts(task: TaskScores, comparisons: Sequence[Comparison]) -> Iterator[Part]:
+    noun = "question" if task.questions == 1 else "questions"
+    yield Line(f"{task.name}: {task.questions:,} {noun}", "bold")
+    yield scores_table(task, comparisons)
+    for against in dict.fromkeys(one.against for one in comparisons):
+        own = [one for one in comparisons if one.against == against]
+        name = "the base" if against == BASE else against
+        yield forest(own, f"acc: difference from {name} in points, with 95 % intervals")
+        yield Line("the same by other metrics; * at 5 % with all comparisons allowed for (Holm)")
+        yield differences_table(own)
+        beside = "" if against == BASE else f" beside {against}"
+        yield from (Line(f"  {one.candidate}{beside}: {words(one)}") for one in own)
+        yield Line("")
+
+
+def scores_table(task: TaskScores, comparisons: Sequence[Comparison]) -> Table:
+    """Return what each candidate reached, and what it changes of the base."""
+    with_base = {one.candidate: one for one in comparisons if one.against == BASE}
+    rows = tuple(_scores(one, with_base.get(one.name)) for one in task.candidates)
+    return Table(_SCORES, rows)
+
+
+def _scores(one: CandidateScores, comparison: Comparison | None) -> tuple[str, ...]:
+    error = one.acc_stderr
+    return (
+        one.name,
+        f"{100.0 * one.acc:.1f}%",
+        _NONE if error is None else f"{100.0 * error:.1f}",
+        f"{100.0 * one.acc_norm:.1f}%",
+        signed(one.margin, 3),
+        signed(one.gold_log_likelihood, 3),
+        _NONE if comparison is None else f"{100.0 * comparison.answers.changed:.1f}%",
+        _NONE if comparison is None else probability(comparison.acc.p_holm),
+    )
+
+
+def forest(comparisons: Sequence[Comparison], title: str) -> Forest:
+    """Return the differences in accuracy as intervals."""
+    return Forest(title, tuple(map(_interval, comparisons)))
+
+
+def _interval(one: Comparison) -> Row:
+    acc = one.acc
+    low, high = (points(end).removeprefix("+") for end in (acc.low, acc.high))
+    text = f"{points(acc.difference)} ({low} to {high})"
+    figures = (100.0 * acc.difference, 100.0 * acc.low, 100.0 * acc.high)
+    return Row(one.candidate, *figures, text, _STYLES.get(finding(one), ""))
+
+
+def differences_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return the differences in all else but accuracy."""
+    columns = ("candidate", *_BESIDES.values())
+    return Table(
+        columns,
+        tuple(
+            (one.candidate, *(_difference(one, metric) for metric in _BESIDES))
+            for one in comparisons
+        ),
+    )
+
+
+def _difference(one: Comparison, metric: Metric) -> str:
+    found = one.metrics[metric]
+    scale, digits = (100.0, 1) if metric.is_share else (1.0, 3)
+    value, low, high = (
+        signed(scale * figure, digits) for figure in (found.difference, found.low, found.high)
+    )
+    low, high = low.removeprefix("+"), high.removeprefix("+")
+    star = "* " if found.p_holm < SIGNIFICANT else ""
+    return f"{star}{value} ({low} to {high})"
+
+
+def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what is known of each candidate without questions, under the names it comes with."""
+    keys = tuple(rows[0])
+    cells = tuple(tuple(_cell(row.get(key)) for key in keys) for row in rows)
+    return Table(tuple(key.replace("_", " ") for key in keys), cells)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
