@@ -63,7 +63,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A causal language model on the CPU, in float32.
+    """A causal language model, on the CPU and in float32 unless it was opened otherwise.
 
     Attributes:
         model: Of transformers, with an adapter of PEFT or without.
@@ -323,14 +323,24 @@ def require_whole(checkpoint: Checkpoint) -> None:
     if checkpoint.index is None and [path.name for path in checkpoint.shards] != [_SINGLE]:
         raise FormatError(
             f"{shown(checkpoint.reference)}: is neither {_SINGLE} nor has an index of its shards,"
-            " which transformers needs to load it: this method runs both models"
+            " which transformers needs to load it, and it is to be run"
         )
 
 
 def open_model(
-    directory: Path, adapter: Path | None = None, threads: int | None = None
+    directory: Path,
+    adapter: Path | None = None,
+    threads: int | None = None,
+    *,
+    dtype: str = "float32",
 ) -> LanguageModel:
     """Load a model and its tokenizer from local files, and an adapter onto it.
+
+    Args:
+        directory: Of the model.
+        adapter: Directory of an adapter of PEFT, or None.
+        threads: Threads to compute with; None for as many as torch takes.
+        dtype: What torch calls the numbers that it computes with.
 
     Raises:
         MissingDependencyError: torch, transformers or peft is not installed.
@@ -345,14 +355,14 @@ def open_model(
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 where, local_files_only=True, trust_remote_code=False
             )
-            model = _weights(transformers, where)
+            model = _weights(transformers, where, dtype)
         except FormatError:
             raise
         except Exception as error:
             # What transformers raises has no common base, and each release has its own.
             raise FormatError(
-                f"{shown(where)}: transformers cannot load it ({reason(error)}): this method runs"
-                " both models, with config.json and the tokenizer's files beside the weights"
+                f"{shown(where)}: transformers cannot load it ({reason(error)}): to be run it needs"
+                " config.json and the tokenizer's files beside the weights"
             ) from error
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise FormatError(
@@ -366,7 +376,7 @@ def open_model(
     return LanguageModel(model.eval(), tokenizer, threads)
 
 
-def _weights(transformers: Any, where: str) -> Any:
+def _weights(transformers: Any, where: str, dtype: str) -> Any:
     """Return the model, all of whose weights must come from its files.
 
     Raises:
@@ -376,7 +386,7 @@ def _weights(transformers: Any, where: str) -> Any:
 
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         where,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
