@@ -128,7 +128,7 @@ class LanguageModel:
     def _generated(self, lines: list[tuple[int, ...]], most: int) -> list[list[int]]:
         """Return the new tokens of each line; padded on the left, which generation needs."""
         ids, mask = self._padded(lines, on_left=True)
-        with self._computing():
+        with self.computing():
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -171,7 +171,7 @@ class LanguageModel:
                 seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
                 ids, mask = self._padded([texts[text].ids for text in lines])
                 view.look(tuple(ids.shape), [(row, places[n].token) for row, n in seen], seen)
-                with self._computing(), contextlib.suppress(SeenAllError):
+                with self.computing(), contextlib.suppress(SeenAllError):
                     self.inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             for handle in handles:
@@ -248,7 +248,7 @@ class LanguageModel:
         import torch
 
         cap = self.cap
-        with self._computing():
+        with self.computing():
             logits = self.inner.get_output_embeddings()(torch.from_numpy(states))
             if cap is not None:
                 logits = cap * torch.tanh(logits / cap)
@@ -288,7 +288,7 @@ class LanguageModel:
         return ids, mask
 
     @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Compute without gradients, with the threads asked for."""
         import torch
 
