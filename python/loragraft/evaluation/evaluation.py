@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +10,22 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.atomic_file import write_text_atomic
 from loragraft.destination import Destination, check_destination
-from loragraft.errors import NonFiniteError, StoppedError, UsageError
-from loragraft.evaluation.batches import batches, run_in_parts
-from loragraft.evaluation.candidate import BASE, Kind
-from loragraft.evaluation.journal import ITEMS_FILE, Journal, Setting
-from loragraft.evaluation.lines import lines_of
+from loragraft.errors import StoppedError, UsageError
+from loragraft.evaluation.candidate import BASE
+from loragraft.evaluation.journal import ITEMS_FILE, Journal
 from loragraft.evaluation.options import EvaluateOptions
 from loragraft.evaluation.plan import plan_evaluation
 from loragraft.evaluation.run import EvaluationRun, make_items
-from loragraft.evaluation.subject import choose_numbers, open_subject
+from loragraft.evaluation.work import Work
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from loragraft.evaluation.candidate import Candidate
-    from loragraft.evaluation.harness import Prompts
-    from loragraft.evaluation.lines import Line
     from loragraft.evaluation.plan import EvaluationPlan
-    from loragraft.evaluation.scoring import Scorer
-    from loragraft.evaluation.subject import Subject
+    from loragraft.evaluation.work import Progress
 
-    #: Told what was done last, questions done and questions in all.
-    Progress = Callable[[str, int, int], None]
     Paths = Mapping[str, str | os.PathLike[str]]
 
 REPORT_FILE: Final = "report.json"
@@ -161,25 +152,34 @@ def run_plan(
     goes_on = resume and (output / ITEMS_FILE).exists()
     check_destination(output, plan.inputs, force=force or goes_on)
     with Destination(output, force or goes_on) as destination:
-        (output / REPORT_FILE).unlink(missing_ok=True)
         journal = Journal.go_on(output) if goes_on and not force else Journal.begin(output)
         try:
             run = _run(plan, journal, progress)
         except KeyboardInterrupt:
-            raise StoppedError(
-                f"stopped after {journal.known} of {plan.questions} questions, by all candidates"
-                f" together; they are kept in {shown(output)}, and --resume continues"
-            ) from None
+            # A report of fewer candidates would pass for one of what is being done.
+            (output / REPORT_FILE).unlink(missing_ok=True)
+            raise _stopped(plan, journal, output) from None
         finally:
             journal.close()
+            if not journal.known:
+                (output / ITEMS_FILE).unlink(missing_ok=True)
         text = json.dumps(run.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_text_atomic(destination.file(REPORT_FILE), text)
     return Evaluation(run, output)
 
 
+def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedError:
+    if not journal.known:
+        return StoppedError("stopped before the first questions were answered; start again")
+    return StoppedError(
+        f"stopped after {journal.known} of {plan.questions} questions, by all candidates together;"
+        f" they are kept in {shown(output)}, and --resume continues"
+    )
+
+
 def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> EvaluationRun:
     started = time.perf_counter()
-    work = _Work(plan, journal, progress or (lambda _what, _done, _total: None))
+    work = Work(plan, journal, progress or (lambda _what, _done, _total: None))
     work.run()
     found = {
         task.task: {
@@ -204,128 +204,3 @@ def _idle(plan: EvaluationPlan, journal: Journal) -> Iterable[str]:
         pairs = [(journal.of(t.task, BASE), journal.of(t.task, one.name)) for t in plan.tasks]
         if all(ours == theirs for ours, theirs in pairs):
             yield f"{one.name} changes nothing: all log-likelihoods are the base's, bit for bit"
-
-
-class _Work:
-    """The candidates at work, one after the other, and what is to be said of it.
-
-    Attributes:
-        notes: What readers must know.
-    """
-
-    def __init__(self, plan: EvaluationPlan, journal: Journal, progress: Progress) -> None:
-        self.notes: list[str] = []
-        self._plan, self._journal, self._progress = plan, journal, progress
-        before = journal.setting
-        asked = plan.options.dtype
-        self._numbers = choose_numbers(asked or (before.dtype if before else None), plan.stored)
-        self.notes.append(
-            f"computed in {self._numbers.dtype} on {self._numbers.device}: {self._numbers.why}"
-            if before is None or asked
-            else f"computed in {self._numbers.dtype} on {self._numbers.device}, as it was begun"
-        )
-        self._tokens = before.tokens if before else 0
-
-    def run(self) -> None:
-        """Ask all candidates all questions that are not answered."""
-        plan = self._plan
-        self._run_on(BASE, [one for one in plan.candidates if one.kind is not Kind.MODEL])
-        for one in plan.candidates:
-            if one.kind is Kind.MODEL:
-                self._run_on(one.name, [one])
-
-    def _run_on(self, name: str, candidates: Sequence[Candidate]) -> None:
-        """Load a model, and ask it as each of the candidates; it is dropped at the end."""
-        plan, options = self._plan, self._plan.options
-        first = name == BASE
-        subject = open_subject(
-            plan.checkpoints[name].directory,
-            plan.adapters if first else [],
-            self._numbers,
-            options.threads,
-        )
-        if first:
-            self._agree(subject)
-        for task in plan.tasks:
-            pairs = [subject.cutter.pairs(requests) for requests in task.requests]
-            lines = [lines_of(one, subject.cutter.longest) for one in pairs]
-            for candidate in candidates:
-                self._ask(subject, candidate, task, lines)
-
-    def _agree(self, subject: Subject) -> None:
-        plan, options = self._plan, self._plan.options
-        setting = Setting(
-            tasks={task.task: task.digest() for task in plan.tasks},
-            candidates=plan.digests(),
-            dtype=self._numbers.dtype,
-            tokens=self._tokens or subject.tokens_at_once(),
-            questions=options.batch_size,
-        )
-        self._journal.agree(setting)
-        self._tokens = setting.tokens
-
-    def _ask(
-        self,
-        subject: Subject,
-        candidate: Candidate,
-        task: Prompts,
-        lines: Sequence[Sequence[Line]],
-    ) -> None:
-        """Ask a candidate the questions of a task; a batch of which any is missing is run whole."""
-        known = self._journal.of(task.task, candidate.name)
-        sizes = [sum(line.tokens for line in one) for one in lines]
-        planned = batches(sizes, self._tokens, self._plan.options.batch_size)
-        waiting = [batch for batch in planned if not known.keys() >= set(batch)]
-        self._tell(candidate)
-        if not waiting:
-            return
-        with subject.being(candidate) as scorer:
-            self._settle(scorer, candidate, lines[planned[0][0]][0])
-            for batch in waiting:
-                for part, found in run_in_parts(batch, lambda part: _scored(scorer, lines, part)):
-                    _require_finite(found, candidate, task)
-                    self._journal.record(
-                        task.task,
-                        candidate.name,
-                        task.ids,
-                        dict(zip(part, found, strict=True)),
-                    )
-                    self._tell(candidate)
-
-    def _settle(self, scorer: Scorer, candidate: Candidate, line: Line) -> None:
-        scorer.settle(line)
-        if not scorer.shares:
-            note = (
-                f"{candidate.name}: each answer was run with its prompt, for the model gives other"
-                " numbers when answers share it"
-            )
-            if note not in self.notes:
-                self.notes.append(note)
-
-    def _tell(self, candidate: Candidate) -> None:
-        self._progress(candidate.name, self._journal.known, self._plan.questions)
-
-
-def _scored(
-    scorer: Scorer, lines: Sequence[Sequence[Line]], part: Sequence[int]
-) -> list[tuple[float, ...]]:
-    """Return the log-likelihoods of the answers to some questions, in the order of the answers."""
-    flat = [line for number in part for line in lines[number]]
-    values = iter(scorer.log_likelihoods(flat))
-    found = []
-    for number in part:
-        answers: dict[int, float] = {}
-        for line in lines[number]:
-            answers.update(zip(line.numbers, next(values), strict=True))
-        found.append(tuple(answers[answer] for answer in sorted(answers)))
-    return found
-
-
-def _require_finite(
-    found: Sequence[tuple[float, ...]], candidate: Candidate, task: Prompts
-) -> None:
-    if not all(map(math.isfinite, (value for values in found for value in values))):
-        raise NonFiniteError(
-            f"{candidate.name}: computes NaN or Inf on {task.task}: its weights hold some, or"
-            " overflow; try --dtype fp32"
-        )

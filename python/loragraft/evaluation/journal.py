@@ -78,8 +78,6 @@ class Journal:
         journal = cls(directory / ITEMS_FILE)
         journal._read()
         journal._open(0)
-        # A line that a crash cut short must not run into the next.
-        journal._write(b"\n")
         return journal
 
     def agree(self, setting: Setting) -> None:
@@ -161,10 +159,14 @@ class Journal:
     def _read(self) -> None:
         assert self._path is not None
         try:
-            lines = self._path.read_bytes().split(b"\n")
+            data = self._path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                # A crash cut the last line short.
+                os.truncate(self._path, whole)
         except OSError as error:
             raise FormatError(f"{shown(self._path)}: cannot be read: {reason(error)}") from error
-        for row in filter(None, map(_parsed, lines)):
+        for row in filter(None, map(_parsed, data[:whole].split(b"\n"))):
             if row.get("schema") == _SCHEMA:
                 self.setting = Setting(*(row[key] for key in Setting._fields))
             elif "log_likelihoods" in row:
