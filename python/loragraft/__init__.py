@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loragraft import errors, linalg
     from loragraft.comparison import Comparison, compare
+    from loragraft.evaluation import Evaluation, evaluate
     from loragraft.extraction import Extraction, extract
     from loragraft.inspection import inspect
     from loragraft.merging import merge
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Evaluation",
     "Extraction",
     "Transfer",
     "__version__",
     "compare",
     "errors",
+    "evaluate",
     "extract",
     "inspect",
     "linalg",
@@ -36,10 +39,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Evaluation": "loragraft.evaluation",
     "Extraction": "loragraft.extraction",
     "Comparison": "loragraft.comparison",
     "Transfer": "loragraft.transferring",
     "compare": "loragraft.comparison",
+    "evaluate": "loragraft.evaluation",
     "extract": "loragraft.extraction",
     "inspect": "loragraft.inspection",
     "merge": "loragraft.merging",

@@ -124,7 +124,7 @@ def test_no_space_and_no_memory_are_3_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ):
     with monkeypatch.context() as patch:
-        patch.setattr("loragraft.extraction.preflight._available_memory", lambda: 1000)
+        patch.setattr("loragraft.extraction.preflight.available_memory", lambda: 1000)
         assert "not enough memory" in refused(loragraft, tmp_path, 3, *pair[:2])
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)

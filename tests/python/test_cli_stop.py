@@ -75,7 +75,7 @@ def test_a_signal_ends_an_extraction(tmp_path: Path, number: signal.Signals):
 
 @contextmanager
 def _signalling_bar(
-    _title: str, *, shown: bool, at_once: bool = True
+    _title: str, *, shown: bool, at_once: bool = True, counts: str = ""
 ) -> Iterator[Callable[[str, int, int], None]]:
     """A bar at whose first movement somebody presses Ctrl-C."""
     assert shown

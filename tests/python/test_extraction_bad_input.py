@@ -242,7 +242,7 @@ def test_not_enough_disk(
 def test_not_enough_memory(
     tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
-    monkeypatch.setattr("loragraft.extraction.preflight._available_memory", lambda: 100_000_000)
+    monkeypatch.setattr("loragraft.extraction.preflight.available_memory", lambda: 100_000_000)
     out = None if in_memory else tmp_path / "out"
     checks.refused(
         FormatError,
@@ -256,7 +256,7 @@ def test_not_enough_memory(
 def test_memory_that_the_system_does_not_tell(
     tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loragraft.extraction.preflight._available_memory", lambda: None)
+    monkeypatch.setattr("loragraft.extraction.preflight.available_memory", lambda: None)
     extract(*pair, tmp_path / "out", rank=2)
 
 

@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A causal language model on the CPU, in float32.
+    """A causal language model, on the CPU and in float32 unless it was opened otherwise.
 
     Attributes:
         model: Of transformers, with an adapter of PEFT or without.
@@ -140,7 +140,7 @@ class LanguageModel:
         ids, mask = self._padded(lines, on_left=True)
         # What a model's own settings would do to its probabilities is undone.
         drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        with self._computing(), torch.random.fork_rng(devices=()):
+        with self.computing(), torch.random.fork_rng(devices=()):
             if seed is not None:
                 torch.manual_seed(seed)
             made = self.model.generate(
@@ -185,7 +185,7 @@ class LanguageModel:
                 seen = [(row, n) for row, text in enumerate(lines) for n in by_text[text]]
                 ids, mask = self._padded([texts[text].ids for text in lines])
                 view.look(tuple(ids.shape), [(row, places[n].token) for row, n in seen], seen)
-                with self._computing(), contextlib.suppress(SeenAllError):
+                with self.computing(), contextlib.suppress(SeenAllError):
                     self.inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             for handle in handles:
@@ -262,7 +262,7 @@ class LanguageModel:
         import torch
 
         cap = self.cap
-        with self._computing():
+        with self.computing():
             logits = self.inner.get_output_embeddings()(torch.from_numpy(states))
             if cap is not None:
                 logits = cap * torch.tanh(logits / cap)
@@ -302,7 +302,7 @@ class LanguageModel:
         return ids, mask
 
     @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Compute without gradients, with the threads asked for."""
         import torch
 
@@ -337,14 +337,24 @@ def require_whole(checkpoint: Checkpoint) -> None:
     if checkpoint.index is None and [path.name for path in checkpoint.shards] != [_SINGLE]:
         raise FormatError(
             f"{shown(checkpoint.reference)}: is neither {_SINGLE} nor has an index of its shards,"
-            " which transformers needs to load it: this method runs both models"
+            " which transformers needs to load it, and it is to be run"
         )
 
 
 def open_model(
-    directory: Path, adapter: Path | None = None, threads: int | None = None
+    directory: Path,
+    adapter: Path | None = None,
+    threads: int | None = None,
+    *,
+    dtype: str = "float32",
 ) -> LanguageModel:
     """Load a model and its tokenizer from local files, and an adapter onto it.
+
+    Args:
+        directory: Of the model.
+        adapter: Directory of an adapter of PEFT, or None.
+        threads: Threads to compute with; None for as many as torch takes.
+        dtype: What torch calls the numbers that it computes with.
 
     Raises:
         MissingDependencyError: torch, transformers or peft is not installed.
@@ -359,14 +369,14 @@ def open_model(
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 where, local_files_only=True, trust_remote_code=False
             )
-            model = _weights(transformers, where)
+            model = _weights(transformers, where, dtype)
         except FormatError:
             raise
         except Exception as error:
             # What transformers raises has no common base, and each release has its own.
             raise FormatError(
-                f"{shown(where)}: transformers cannot load it ({reason(error)}): this method runs"
-                " both models, with config.json and the tokenizer's files beside the weights"
+                f"{shown(where)}: transformers cannot load it ({reason(error)}): to be run it needs"
+                " config.json and the tokenizer's files beside the weights"
             ) from error
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise FormatError(
@@ -380,7 +390,7 @@ def open_model(
     return LanguageModel(model.eval(), tokenizer, threads)
 
 
-def _weights(transformers: Any, where: str) -> Any:
+def _weights(transformers: Any, where: str, dtype: str) -> Any:
     """Return the model, all of whose weights must come from its files.
 
     Raises:
@@ -390,7 +400,7 @@ def _weights(transformers: Any, where: str) -> Any:
 
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         where,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

@@ -59,9 +59,11 @@ class Console(NamedTuple):
         for text in texts:
             print(f"loragraft: warning: {one_line(text)}", file=sys.stderr)
 
-    def progress(self, title: str, *, at_once: bool = True) -> AbstractContextManager[Update]:
+    def progress(
+        self, title: str, *, at_once: bool = True, counts: str = ""
+    ) -> AbstractContextManager[Update]:
         """Show a progress bar while the block lasts; see `progress_bar`."""
-        return progress_bar(title, shown=not self.quiet, at_once=at_once)
+        return progress_bar(title, shown=not self.quiet, at_once=at_once, counts=counts)
 
     def show(
         self, data: Callable[[], Mapping[str, Any]], table: Callable[[], RenderableType]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.errors import FormatError
+from loragraft.memory import available_memory
 from loragraft.native import resolve_threads
 from loragraft.wording import size
 
@@ -82,23 +82,12 @@ def check_memory(plan: ExtractionPlan) -> None:
     Raises:
         FormatError: It cannot.
     """
-    needed, free = needed_memory(plan), _available_memory()
+    needed, free = needed_memory(plan), available_memory()
     if free is not None and needed > free:
         raise FormatError(
             f"not enough memory: about {size(needed)} are needed and {size(free)} are free;"
             " use fewer --threads or a smaller --rank"
         )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping, None where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None
 
 
 def differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:

@@ -1,0 +1,206 @@
+"""A model and its adapters in, what each makes of every question out."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loragraft.atomic_file import write_text_atomic
+from loragraft.destination import Destination, check_destination
+from loragraft.errors import StoppedError, UsageError
+from loragraft.evaluation.candidate import BASE
+from loragraft.evaluation.journal import ITEMS_FILE, Journal
+from loragraft.evaluation.options import EvaluateOptions
+from loragraft.evaluation.plan import plan_evaluation
+from loragraft.evaluation.run import EvaluationRun, make_items
+from loragraft.evaluation.work import Work
+from loragraft.wording import shown
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from loragraft.evaluation.plan import EvaluationPlan
+    from loragraft.evaluation.work import Progress
+
+    Paths = Mapping[str, str | os.PathLike[str]]
+
+REPORT_FILE: Final = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        run: What was found.
+        output: The directory of its files, None where none were written.
+    """
+
+    run: EvaluationRun
+    output: Path | None = None
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    adapters: Paths | None = None,
+    models: Paths | None = None,
+    controls: Paths | None = None,
+    find_controls: bool = False,
+    oracle: str | None = None,
+    tasks: Sequence[str] = ("arc_challenge",),
+    data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    batch_size: int | str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Ask a model, alone and with each of several adapters, multiple-choice questions.
+
+    The prompts and the way they are scored are those of lm-evaluation-harness (L. Gao et al., "A
+    framework for few-shot language model evaluation", 2021). The model is loaded once and the
+    adapters are switched; other models are loaded when their turn comes.
+
+    Args:
+        model: A directory or a Hub id.
+        output: Directory for ``items.jsonl`` and ``report.json``; None writes nothing.
+        adapters: Directories of PEFT adapters of the model, by name.
+        models: Other models, whole, by name.
+        controls: Adapters that the others must beat, by name.
+        find_controls: Also take the controls that ``transfer`` wrote beside the adapters.
+        oracle: Name of the candidate that has all there is to gain, such as the tuned model.
+        tasks: Names that lm-evaluation-harness knows, or ``NAME=FILE.jsonl``.
+        data: Directory with ``ARC-Challenge/test.jsonl`` and ``ARC-Easy/test.jsonl``.
+        limit: Only that many questions of each task.
+        batch_size: Questions run at once; ``auto`` goes by the memory.
+        dtype: ``fp32``, ``bf16``, or ``auto`` for what the machine does faster.
+        threads: None for as many as torch takes.
+        seed: Of the resampling that intervals come from.
+        force: Replace what is in ``output``.
+        resume: Go on with what a stopped run left in ``output``.
+        progress: Called with (candidate, questions done, questions in all) after every batch.
+
+    Raises:
+        FormatError: A file cannot be read or written, or is malformed; or the memory will not do.
+        MismatchError: An adapter does not fit the model.
+        NonFiniteError: A model computes NaN or Inf.
+        MissingDependencyError: The extra ``eval`` is not installed.
+        StoppedError: Interrupted; ``resume`` continues.
+        UsageError: An option that cannot be used, or an ``output`` that exists.
+    """
+    options = EvaluateOptions.read(
+        adapters=_paths(adapters),
+        models=_paths(models),
+        controls=_paths(controls),
+        find_controls=find_controls,
+        oracle=oracle,
+        tasks=tasks,
+        data=None if data is None else Path(data),
+        limit=limit,
+        batch_size=batch_size,
+        dtype=dtype,
+        threads=threads,
+        seed=seed,
+    )
+    where = None if output is None else Path(output)
+    if where is None and resume:
+        raise UsageError("resume needs an output: without one nothing was kept")
+    if where is not None:
+        _check_unfinished(where, force=force, resume=resume)
+    plan = plan_evaluation(model, options)
+    return run_plan(plan, where, force=force, resume=resume, progress=progress)
+
+
+def _paths(given: Paths | None) -> dict[str, Path]:
+    return {name: Path(path) for name, path in (given or {}).items()}
+
+
+def _check_unfinished(output: Path, *, force: bool, resume: bool) -> None:
+    """Refuse to begin where another run can go on, and say so.
+
+    Raises:
+        UsageError: It could.
+    """
+    unfinished = (output / ITEMS_FILE).exists() and not (output / REPORT_FILE).exists()
+    if unfinished and not (force or resume):
+        raise UsageError(
+            f"{shown(output)}: holds an evaluation that was not finished; --resume continues it,"
+            " --force starts again"
+        )
+
+
+def run_plan(
+    plan: EvaluationPlan,
+    output: Path | None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Carry a plan out and write its files; see `evaluate`."""
+    if output is None:
+        return Evaluation(_run(plan, Journal.begin(None), progress))
+    goes_on = resume and (output / ITEMS_FILE).exists()
+    check_destination(output, plan.inputs, force=force or goes_on)
+    with Destination(output, force or goes_on) as destination:
+        journal = Journal.go_on(output) if goes_on and not force else Journal.begin(output)
+        try:
+            run = _run(plan, journal, progress)
+        except KeyboardInterrupt:
+            # A report of fewer candidates would pass for one of what is being done.
+            (output / REPORT_FILE).unlink(missing_ok=True)
+            raise _stopped(plan, journal, output) from None
+        finally:
+            journal.close()
+            if not journal.known:
+                (output / ITEMS_FILE).unlink(missing_ok=True)
+        text = json.dumps(run.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_text_atomic(destination.file(REPORT_FILE), text)
+    return Evaluation(run, output)
+
+
+def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedError:
+    if not journal.known:
+        return StoppedError("stopped before the first questions were answered; start again")
+    return StoppedError(
+        f"stopped after {journal.known} of {plan.questions} questions, by all candidates together;"
+        f" they are kept in {shown(output)}, and --resume continues"
+    )
+
+
+def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> EvaluationRun:
+    started = time.perf_counter()
+    work = Work(plan, journal, progress or (lambda _what, _done, _total: None))
+    work.run()
+    found = {
+        task.task: {
+            one.name: make_items(task, one.name, journal.of(task.task, one.name))
+            for one in plan.candidates
+        }
+        for task in plan.tasks
+    }
+    return EvaluationRun(
+        candidates=plan.candidates,
+        items=found,
+        oracle=plan.options.oracle,
+        seed=plan.options.seed,
+        notes=(*plan.notes, *work.notes, *_idle(plan, journal)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _idle(plan: EvaluationPlan, journal: Journal) -> Iterable[str]:
+    """Yield in words which candidates change nothing."""
+    for one in plan.candidates[1:]:
+        pairs = [(journal.of(t.task, BASE), journal.of(t.task, one.name)) for t in plan.tasks]
+        if all(ours == theirs for ours, theirs in pairs):
+            yield f"{one.name} changes nothing: all log-likelihoods are the base's, bit for bit"

@@ -1,0 +1,177 @@
+"""What is to be evaluated, and how: read from texts, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loragraft.errors import FormatError, UsageError
+from loragraft.evaluation.candidate import BASE, Candidate, Kind
+from loragraft.wording import listed, quoted, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: What torch calls the numbers to compute with; None where the machine decides.
+_DTYPES: Final = {
+    "auto": None,
+    "fp32": "float32",
+    "float32": "float32",
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+}
+#: What `transfer --controls` adds to the name of an adapter's directory.
+_CONTROLS: Final = ("padded-copy", "random", "shuffled")
+_ADAPTER_CONFIG: Final = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """Options of an evaluation.
+
+    Attributes:
+        candidates: The adapters, controls and whole models, in the order in which they are shown.
+        oracle: Name of the one that has all there is to gain; None for none.
+        tasks: Names of tasks, or ``NAME=FILE.jsonl``.
+        data: Directory of the local tasks.
+        limit: Questions of each task; None for all.
+        batch_size: Questions run at once; None to go by the memory.
+        dtype: ``float32``, ``bfloat16``, or None for what the machine does faster.
+        threads: None for as many as torch takes.
+        seed: Of the resampling that intervals come from.
+    """
+
+    candidates: tuple[Candidate, ...]
+    oracle: str | None = None
+    tasks: tuple[str, ...] = ("arc_challenge",)
+    data: Path | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [BASE, *(one.name for one in self.candidates)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"the name {quoted(name)} is given twice"
+                    f"{' (the model alone is called so)' if name == BASE else ''}: choose another"
+                )
+        if self.oracle is not None and self.oracle not in names[1:]:
+            raise UsageError(
+                f"--oracle {quoted(self.oracle)}: is none of {listed(names[1:]) or 'those given'};"
+                " name an --adapter or a --model"
+            )
+        for option, value in (
+            ("--limit", self.limit),
+            ("--batch-size", self.batch_size),
+            ("--threads", self.threads),
+        ):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} {value}: expected 1 or more")
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        adapters: Mapping[str, Path],
+        models: Mapping[str, Path],
+        controls: Mapping[str, Path],
+        find_controls: bool = False,
+        batch_size: int | str = "auto",
+        dtype: str = "auto",
+        tasks: Sequence[str] = (),
+        oracle: str | None = None,
+        data: Path | None = None,
+        limit: int | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> EvaluateOptions:
+        """Read options as users write them.
+
+        Raises:
+            UsageError: One cannot be used.
+            FormatError: A directory holds no adapter.
+        """
+        candidates = [Candidate(name, Kind.ADAPTER, path) for name, path in adapters.items()]
+        candidates += [Candidate(name, Kind.CONTROL, path) for name, path in controls.items()]
+        if find_controls:
+            candidates += _beside(candidates, adapters)
+        for one in candidates:
+            _require_adapter(one)
+        candidates += [Candidate(name, Kind.MODEL, path) for name, path in models.items()]
+        if dtype not in _DTYPES:
+            raise UsageError(f"--dtype {quoted(dtype)}: expected auto, fp32 or bf16")
+        return cls(
+            candidates=tuple(candidates),
+            oracle=oracle,
+            tasks=tuple(tasks) or ("arc_challenge",),
+            data=data,
+            limit=limit,
+            batch_size=_batch_size(batch_size),
+            dtype=_DTYPES[dtype],
+            threads=threads,
+            seed=seed,
+        )
+
+
+def named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
+    """Read ``NAME=PATH`` texts.
+
+    Raises:
+        UsageError: One has another form, or a name comes twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name.strip() or not path:
+            raise UsageError(
+                f"{option} {quoted(text)}: expected NAME=PATH, such as mine={quoted(text)[1:-1]}"
+            )
+        if name in found:
+            raise UsageError(f"{option} {quoted(text)}: the name {quoted(name)} is given twice")
+        found[name] = Path(path)
+    return found
+
+
+def _beside(known: Sequence[Candidate], adapters: Mapping[str, Path]) -> list[Candidate]:
+    """Return the controls that `transfer` wrote beside adapters.
+
+    Raises:
+        UsageError: There is none.
+    """
+    given = {one.path.resolve() for one in known}
+    pairs = [
+        Candidate(f"{name}-{what}", Kind.CONTROL, path.with_name(f"{path.name}-{what}"))
+        for name, path in adapters.items()
+        for what in _CONTROLS
+    ]
+    found = [one for one in pairs if one.path.is_dir() and one.path.resolve() not in given]
+    if not any(one.path.is_dir() for one in pairs):
+        raise UsageError(
+            f"--controls: no adapter has a directory beside it that ends in {listed(_CONTROLS)},"
+            " as transfer --controls writes them; name others with --control NAME=PATH"
+        )
+    return found
+
+
+def _require_adapter(one: Candidate) -> None:
+    if not (one.path / _ADAPTER_CONFIG).is_file():
+        raise FormatError(
+            f"{shown(one.path)}: holds no adapter, for it has no {_ADAPTER_CONFIG}: give the"
+            " directory of a PEFT adapter, or --model NAME=PATH for a whole model"
+        )
+
+
+def _batch_size(value: int | str) -> int | None:
+    if value == "auto":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(
+            f"--batch-size {quoted(value)}: expected auto or a number of questions"
+        ) from None
