@@ -68,7 +68,14 @@ def test_an_evaluation_tells_what_it_found(
         ("mine-random", "control"),
     ]
     (task,) = report["tasks"]
-    assert {one["questions"] for one in task["candidates"]} == {QUESTIONS}
+    assert task["questions"] == QUESTIONS
+    # With the base, and with the control that it must beat.
+    assert [(one["candidate"], one["against"]) for one in report["comparisons"]] == [
+        ("mine", "base"),
+        ("mine-random", "base"),
+        ("mine", "mine-random"),
+    ]
+    assert report["summary"]["verdict"] in " ".join(answer.out.split())
     assert len(rows_of(out)) == 3 * QUESTIONS
     again = loragraft(*arguments(place, "--controls", "-o", out, "--force", "--json"))
     assert again.data["tasks"] == report["tasks"]

@@ -75,7 +75,7 @@ def test_every_item_is_scored_as_the_harness_scores_it(
     model = made.save_model(tmp_path / "model", kind, bos=bos)
     place = {"arc_challenge": "ARC-Challenge", "arc_easy": "ARC-Easy"}[like]
     questions = made.write_questions(tmp_path / "data" / place / "test.jsonl")
-    run = evaluate(model, tasks=[like], data=tmp_path / "data", dtype="fp32").run
+    run = evaluate(model, tasks=[like], data=tmp_path / "data", dtype="fp32")
     items = run.items[like]["base"]
     theirs = own_harness(model, questions, like)
     samples = sorted(theirs["samples"], key=lambda sample: sample["doc_id"])
@@ -91,7 +91,7 @@ def test_every_item_is_scored_as_the_harness_scores_it(
     assert items.acc.mean() == theirs["figures"]["acc,none"]
     assert items.acc_norm.mean() == theirs["figures"]["acc_norm,none"]
     # Or nothing was proven of the answers that share a prompt.
-    assert any("each answer was run with its prompt" in note for note in run.notes) == (
+    assert any("each answer was run with its prompt" in note for note in run.report.summary.warnings) == (
         kind == "mamba"
     )
 
@@ -102,7 +102,7 @@ def test_long_prompts_are_cut_as_the_harness_cuts_them(tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40}))
     questions = made.write_questions(tmp_path / "data" / "ARC-Easy" / "test.jsonl", 4)
-    run = evaluate(model, tasks=["arc_easy"], data=tmp_path / "data", dtype="fp32").run
+    run = evaluate(model, tasks=["arc_easy"], data=tmp_path / "data", dtype="fp32")
     samples = own_harness(model, questions, "arc_easy")["samples"]
     for sample in samples:
         wanted = [found[0] for found in sample["filtered_resps"]]
@@ -154,7 +154,7 @@ def test_adapters_are_switched_and_give_what_they_give_alone(tmp_path: Path) -> 
     tasks = [f"mine={questions}"]
 
     def asked(**adapters: Path) -> dict[str, Any]:
-        found = evaluate(model, tasks=tasks, adapters=adapters, dtype="fp32").run.items["mine"]
+        found = evaluate(model, tasks=tasks, adapters=adapters, dtype="fp32").items["mine"]
         return {name: items.log_likelihoods for name, items in found.items()}
 
     both, alone = asked(a=one, b=other), asked(b=other)
@@ -169,10 +169,10 @@ def test_an_adapter_that_changes_nothing_gives_the_same_bits_and_is_told(tmp_pat
     idle = made.save_adapter(tmp_path / "idle", scale=0.0)
     real = made.save_adapter(tmp_path / "real")
     questions = made.write_questions(tmp_path / "q.jsonl", 4)
-    run = evaluate(model, tasks=[f"mine={questions}"], adapters={"idle": idle, "real": real}).run
+    run = evaluate(model, tasks=[f"mine={questions}"], adapters={"idle": idle, "real": real})
     found = run.items["mine"]
     assert found["idle"].log_likelihoods.tobytes() == found["base"].log_likelihoods.tobytes()
-    told = [note for note in run.notes if "changes nothing" in note]
+    told = [note for note in run.report.summary.warnings if "changes nothing" in note]
     assert [note.split()[0] for note in told] == ["idle"]
 
 
@@ -181,12 +181,12 @@ def test_a_whole_model_is_one_of_the_candidates(tmp_path: Path) -> None:
     tuned = made.save_model(tmp_path / "tuned", seed=3)
     questions = made.write_questions(tmp_path / "q.jsonl", 4)
     tasks = [f"mine={questions}"]
-    run = evaluate(model, tasks=tasks, models={"tuned": tuned}, oracle="tuned", dtype="fp32").run
-    alone = evaluate(tuned, tasks=tasks, dtype="fp32").run
+    run = evaluate(model, tasks=tasks, models={"tuned": tuned}, oracle="tuned", dtype="fp32")
+    alone = evaluate(tuned, tasks=tasks, dtype="fp32")
     np.testing.assert_array_equal(
         run.items["mine"]["tuned"].log_likelihoods, alone.items["mine"]["base"].log_likelihoods
     )
-    assert run.oracle == "tuned"
+    assert run.report.inputs["oracle"] == "tuned"
 
 
 def test_lines_gather_answers_and_keep_the_end_of_long_prompts() -> None:

@@ -151,13 +151,14 @@ def evaluate_command(
                 resume=resume,
                 progress=progress,
             )
-        console.show(result.run.to_json, lambda: _page(result))
+        console.show(result.report.to_json, lambda: _page(result))
 
 
 def _page(result: "Evaluation") -> "Page":
-    from loragraft.evaluation.overview import overview_page
+    from loragraft.evaluation.table import evaluation_page
     from loragraft.report.page import Line, Page
     from loragraft.wording import shown
 
-    told = Line(f"Results: {shown(result.output or '')}, in {result.run.seconds:.1f} s")
-    return Page((*overview_page(result.run).parts, told))
+    seconds = result.report.summary.seconds
+    told = Line(f"Results: {shown(result.output or '')}, in {seconds:.1f} s")
+    return Page((*evaluation_page(result.report).parts, told))

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loragraft.atomic_file import write_text_atomic
 from loragraft.destination import Destination, check_destination
+from loragraft.documents import dump
 from loragraft.errors import StoppedError, UsageError
-from loragraft.evaluation.candidate import BASE
+from loragraft.evaluation.candidate import Kind
+from loragraft.evaluation.items import make_items
 from loragraft.evaluation.journal import ITEMS_FILE, Journal
 from loragraft.evaluation.options import EvaluateOptions
 from loragraft.evaluation.plan import plan_evaluation
-from loragraft.evaluation.run import EvaluationRun, make_items
+from loragraft.evaluation.report import evaluation_report
 from loragraft.evaluation.work import Work
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from loragraft.evaluation.items import Items
     from loragraft.evaluation.plan import EvaluationPlan
+    from loragraft.evaluation.report import EvaluationReport
     from loragraft.evaluation.work import Progress
 
     Paths = Mapping[str, str | os.PathLike[str]]
@@ -36,11 +39,13 @@ class Evaluation:
     """A finished evaluation.
 
     Attributes:
-        run: What was found.
+        report: What was found.
+        items: The results of every question, by task and candidate, both by name.
         output: The directory of its files, None where none were written.
     """
 
-    run: EvaluationRun
+    report: EvaluationReport
+    items: Mapping[str, Mapping[str, Items]]
     output: Path | None = None
 
 
@@ -148,13 +153,13 @@ def run_plan(
 ) -> Evaluation:
     """Carry a plan out and write its files; see `evaluate`."""
     if output is None:
-        return Evaluation(_run(plan, Journal.begin(None), progress))
+        return _run(plan, Journal.begin(None), progress)
     goes_on = resume and (output / ITEMS_FILE).exists()
     check_destination(output, plan.inputs, force=force or goes_on)
     with Destination(output, force or goes_on) as destination:
         journal = Journal.go_on(output) if goes_on and not force else Journal.begin(output)
         try:
-            run = _run(plan, journal, progress)
+            found = _run(plan, journal, progress)
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
             (output / REPORT_FILE).unlink(missing_ok=True)
@@ -163,9 +168,8 @@ def run_plan(
             journal.close()
             if not journal.known:
                 (output / ITEMS_FILE).unlink(missing_ok=True)
-        text = json.dumps(run.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text_atomic(destination.file(REPORT_FILE), text)
-    return Evaluation(run, output)
+        write_text_atomic(destination.file(REPORT_FILE), dump(found.report.to_json()))
+    return replace(found, output=output)
 
 
 def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedError:
@@ -177,30 +181,25 @@ def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedErr
     )
 
 
-def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> EvaluationRun:
+def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> Evaluation:
     started = time.perf_counter()
     work = Work(plan, journal, progress or (lambda _what, _done, _total: None))
     work.run()
-    found = {
+    items = {
         task.task: {
             one.name: make_items(task, one.name, journal.of(task.task, one.name))
             for one in plan.candidates
         }
         for task in plan.tasks
     }
-    return EvaluationRun(
-        candidates=plan.candidates,
-        items=found,
-        oracle=plan.options.oracle,
-        seed=plan.options.seed,
-        notes=(*plan.notes, *work.notes, *_idle(plan, journal)),
+    report = evaluation_report(
+        items,
+        plan.candidates,
+        inputs=plan.options.to_json(plan.base.reference),
         seconds=time.perf_counter() - started,
+        oracle=plan.options.oracle,
+        beside=[one.name for one in plan.candidates if one.kind is Kind.CONTROL],
+        seed=plan.options.seed,
+        warnings=(*plan.notes, *work.notes),
     )
-
-
-def _idle(plan: EvaluationPlan, journal: Journal) -> Iterable[str]:
-    """Yield in words which candidates change nothing."""
-    for one in plan.candidates[1:]:
-        pairs = [(journal.of(t.task, BASE), journal.of(t.task, one.name)) for t in plan.tasks]
-        if all(ours == theirs for ours, theirs in pairs):
-            yield f"{one.name} changes nothing: all log-likelihoods are the base's, bit for bit"
+    return Evaluation(report, items)

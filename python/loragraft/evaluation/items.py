@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
+
+    from loragraft.evaluation.harness import Prompts
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,30 @@ class Items:
         others = self.log_likelihoods.copy()
         others[np.arange(len(self.gold)), self.gold] = np.nan
         return np.asarray(self.gold_log_likelihood - np.nanmax(others, axis=1))
+
+
+def make_items(prompts: Prompts, candidate: str, found: Mapping[int, Sequence[float]]) -> Items:
+    """Put the results of all questions together.
+
+    Args:
+        prompts: What was asked.
+        candidate: Name of who answered.
+        found: Log-likelihoods of the answers by number of the question.
+    """
+    rows = [found[number] for number in range(len(prompts.ids))]
+    return Items(
+        task=prompts.task,
+        candidate=candidate,
+        ids=prompts.ids,
+        gold=np.array(prompts.gold, np.intp),
+        log_likelihoods=_matrix(rows),
+        lengths=_matrix(prompts.lengths),
+    )
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Return rows of different lengths as a matrix, short ones ending with NaN."""
+    found = np.full((len(rows), max(map(len, rows))), np.nan)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return found

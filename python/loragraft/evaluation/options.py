@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.errors import FormatError, UsageError
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
@@ -116,6 +116,24 @@ class EvaluateOptions:
             threads=threads,
             seed=seed,
         )
+
+    def to_json(self, model: str) -> dict[str, Any]:
+        """Return what a run was given, as plain data.
+
+        Args:
+            model: The base, as the user called it.
+        """
+        return {
+            "model": model,
+            "candidates": {one.name: str(one.path) for one in self.candidates},
+            "oracle": self.oracle,
+            "tasks": list(self.tasks),
+            "data": None if self.data is None else str(self.data),
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "dtype": self.dtype,
+            "seed": self.seed,
+        }
 
 
 def named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
