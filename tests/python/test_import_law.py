@@ -73,6 +73,7 @@ def test_only_what_runs_models_imports_torch_and_only_inside_of_functions() -> N
     assert importers == {
         "calibration/language_model.py",
         "evaluation/harness.py",
+        "evaluation/machine.py",
         "evaluation/scoring.py",
         "evaluation/subject.py",
     }

@@ -1,15 +1,14 @@
 """A model that is evaluated, with its adapters beside it, of which one is switched on at a time.
 
-Beside `scoring` the only file here that imports torch and peft, inside of functions.
+Beside `scoring` and `machine` the only file here that imports torch and peft, inside of functions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from loragraft.calibration.language_model import open_model
 from loragraft.errors import FormatError, MismatchError
@@ -25,26 +24,7 @@ if TYPE_CHECKING:
 
     from loragraft.calibration.language_model import LanguageModel
     from loragraft.evaluation.candidate import Candidate
-
-#: By how much bfloat16 must be faster to be worth its rounding.
-_WORTH: Final = 1.2
-#: (tokens, in, out) of the product by which that is found out, and how often it is timed.
-_PROBE: Final = (256, 1024, 1024)
-_TIMES: Final = 5
-
-
-class Numbers(NamedTuple):
-    """What is computed with, and where.
-
-    Attributes:
-        dtype: As torch calls it.
-        device: As torch calls it.
-        why: In words.
-    """
-
-    dtype: str
-    device: str
-    why: str
+    from loragraft.evaluation.machine import Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,41 +145,3 @@ def _with_adapter(model: Any, adapter: Candidate, name: str, base: str) -> Any:
                 f"{where}: it {told}, the first {quoted(keys[0])}: give the model it was made for"
             )
     return model
-
-
-def choose_numbers(dtype: str | None, stored: str) -> Numbers:
-    """Return what to compute with: on a GPU where there is one, else what the CPU does faster.
-
-    Args:
-        dtype: What was asked for; None for a choice.
-        stored: What most of the model's weights are stored as, such as ``BF16``.
-    """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype is not None:
-        return Numbers(dtype, device, "as asked for")
-    if stored == "F32":
-        return Numbers("float32", device, "as the weights are stored")
-    if device == "cuda":
-        return Numbers("bfloat16", device, "as GPUs are fastest")
-    seconds = {name: _seconds(name) for name in ("float32", "bfloat16")}
-    gain = seconds["float32"] / seconds["bfloat16"]
-    if gain >= _WORTH:
-        return Numbers("bfloat16", device, f"{gain:.1f} times as fast here as float32")
-    return Numbers("float32", device, f"bfloat16 is {gain:.1f} times as fast here")
-
-
-def _seconds(dtype: str) -> float:
-    """Return the shortest time of a matrix product."""
-    import torch
-
-    tokens, width, out = _PROBE
-    left = torch.ones((tokens, width), dtype=getattr(torch, dtype))
-    right = torch.ones((out, width), dtype=getattr(torch, dtype))
-    found = []
-    for _ in range(_TIMES):
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        found.append(time.perf_counter() - started)
-    return min(found)

@@ -10,7 +10,8 @@ from loragraft.evaluation.batches import batches, run_in_parts
 from loragraft.evaluation.candidate import BASE, Kind
 from loragraft.evaluation.journal import Setting
 from loragraft.evaluation.lines import lines_of
-from loragraft.evaluation.subject import choose_numbers, open_subject
+from loragraft.evaluation.machine import choose_numbers, choose_threads
+from loragraft.evaluation.subject import open_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ class Work:
             if before is None or asked
             else f"computed in {self._numbers.dtype} on {self._numbers.device}, as it was begun"
         )
+        self._threads, why = choose_threads(plan.options.threads, self._numbers.device)
+        self.notes += [why] if why else []
         self._tokens = before.tokens if before else 0
 
     def run(self) -> None:
@@ -57,13 +60,13 @@ class Work:
 
     def _run_on(self, name: str, candidates: Sequence[Candidate]) -> None:
         """Load a model, and ask it as each of the candidates; it is dropped at the end."""
-        plan, options = self._plan, self._plan.options
+        plan = self._plan
         first = name == BASE
         subject = open_subject(
             plan.checkpoints[name].directory,
             plan.adapters if first else [],
             self._numbers,
-            options.threads,
+            self._threads,
         )
         if first:
             self._agree(subject)
