@@ -15,7 +15,6 @@ from loragraft.evaluation import evaluate
 from loragraft.evaluation.harness import prepare
 from loragraft.evaluation.lines import Line, lines_of
 from loragraft.evaluation.machine import Numbers, choose_numbers, choose_threads
-from loragraft.evaluation.subject import open_subject
 from loragraft.evaluation.tasks import find_tasks
 
 if TYPE_CHECKING:
