@@ -15,6 +15,7 @@ from loragraft.evaluation import evaluate
 from loragraft.evaluation.harness import prepare
 from loragraft.evaluation.lines import Line, lines_of
 from loragraft.evaluation.machine import Numbers, choose_numbers, choose_threads
+from loragraft.evaluation.subject import open_subject
 from loragraft.evaluation.tasks import find_tasks
 
 if TYPE_CHECKING:
@@ -94,6 +95,98 @@ def test_every_item_is_scored_as_the_harness_scores_it(
     warnings = run.report.summary.warnings
     alone = any("each answer was run with its prompt" in warning for warning in warnings)
     assert alone == (kind == "mamba")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_long_prompts_are_cut_as_the_harness_cuts_them(tmp_path: Path) -> None:
+    model = made.save_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40}))
+    questions = made.write_questions(tmp_path / "data" / "ARC-Easy" / "test.jsonl", 4)
+    run = evaluate(model, tasks=["arc_easy"], data=tmp_path / "data", dtype="fp32")
+    samples = own_harness(model, questions, "arc_easy")["samples"]
+    for sample in samples:
+        wanted = [found[0] for found in sample["filtered_resps"]]
+        row = run.items["arc_easy"]["base"].log_likelihoods[sample["doc_id"]]
+        np.testing.assert_allclose(row[: len(wanted)], wanted, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gemma2", "gpt2"])
+def test_answers_that_share_a_prompt_get_the_same_numbers(tmp_path: Path, kind: str) -> None:
+    model = made.save_model(tmp_path / "model", kind)
+    scorer = open_subject(model, [], FLOAT32, None).scorer
+    rng = np.random.default_rng(5)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(map(int, rng.integers(2, 300, count)))
+
+    lines = [
+        Line(tokens(30), (tokens(1), tokens(7), tokens(3)), (0, 1, 2)),
+        Line(tokens(1), (tokens(2),), (0,)),
+        Line(tokens(11), (tokens(1), tokens(12)), (0, 1)),
+    ]
+    with torch.no_grad():
+        together = scorer._shared(lines)
+        for line, found in zip(lines, together, strict=True):
+            np.testing.assert_allclose(found, scorer._plain([line])[0], rtol=ROUNDING)
+        assert scorer.shares
+        scorer.settle(lines[0])
+        assert scorer.shares
+
+
+def test_a_model_that_cannot_share_is_noticed(tmp_path: Path) -> None:
+    scorer = open_subject(made.save_model(tmp_path / "model"), [], FLOAT32, None).scorer
+    line = Line((5, 6, 7, 8), ((9, 10), (11, 12)), (0, 1))
+    kept = scorer._shared
+    with torch.no_grad():
+        scorer._shared = lambda lines: [[x + 0.1 for x in row] for row in kept(lines)]  # type: ignore[method-assign]
+        scorer.settle(line)
+        assert not scorer.shares
+        scorer._shared = kept  # type: ignore[method-assign]
+        scorer.settle(line)
+        assert scorer.shares
+
+
+def test_adapters_are_switched_and_give_what_they_give_alone(tmp_path: Path) -> None:
+    model = made.save_model(tmp_path / "model")
+    one = made.save_adapter(tmp_path / "one")
+    other = made.save_adapter(tmp_path / "other", seed=2)
+    questions = made.write_questions(tmp_path / "q.jsonl", 3)
+    tasks = [f"mine={questions}"]
+
+    def asked(**adapters: Path) -> dict[str, Any]:
+        found = evaluate(model, tasks=tasks, adapters=adapters, dtype="fp32").items["mine"]
+        return {name: items.log_likelihoods for name, items in found.items()}
+
+    both, alone = asked(a=one, b=other), asked(b=other)
+    np.testing.assert_array_equal(both["b"], alone["b"])
+    np.testing.assert_array_equal(both["base"], alone["base"])
+    assert np.nanmin(np.abs(both["a"] - both["b"])) > 0.0
+    assert np.nanmin(np.abs(both["a"] - both["base"])) > 0.0
+
+
+def test_an_adapter_that_changes_nothing_gives_the_same_bits_and_is_told(tmp_path: Path) -> None:
+    model = made.save_model(tmp_path / "model")
+    idle = made.save_adapter(tmp_path / "idle", scale=0.0)
+    real = made.save_adapter(tmp_path / "real")
+    questions = made.write_questions(tmp_path / "q.jsonl", 4)
+    run = evaluate(model, tasks=[f"mine={questions}"], adapters={"idle": idle, "real": real})
+    found = run.items["mine"]
+    assert found["idle"].log_likelihoods.tobytes() == found["base"].log_likelihoods.tobytes()
+    told = [note for note in run.report.summary.warnings if "changes nothing" in note]
+    assert [note.split()[0] for note in told] == ["idle"]
+
+
+def test_a_whole_model_is_one_of_the_candidates(tmp_path: Path) -> None:
+    model = made.save_model(tmp_path / "model")
+    tuned = made.save_model(tmp_path / "tuned", seed=3)
+    questions = made.write_questions(tmp_path / "q.jsonl", 4)
+    tasks = [f"mine={questions}"]
+    run = evaluate(model, tasks=tasks, models={"tuned": tuned}, oracle="tuned", dtype="fp32")
+    alone = evaluate(tuned, tasks=tasks, dtype="fp32")
+    np.testing.assert_array_equal(
+        run.items["mine"]["tuned"].log_likelihoods, alone.items["mine"]["base"].log_likelihoods
+    )
     assert run.report.inputs["oracle"] == "tuned"
 
 
