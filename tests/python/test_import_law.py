@@ -72,6 +72,7 @@ def test_only_what_runs_models_imports_torch_and_only_inside_of_functions() -> N
             assert not {name.split(".")[0] for name in imported_modules(top)} & heavy
     assert importers == {
         "calibration/language_model.py",
+        "evaluation/divergence.py",
         "evaluation/harness.py",
         "evaluation/machine.py",
         "evaluation/scoring.py",

@@ -61,7 +61,7 @@ Tasks = Annotated[
         metavar="NAME|NAME=FILE",
         help="What is asked; may be given often. arc_challenge and arc_easy need no network with"
         " --data, nor do files of that shape, one question a line; other names are those of"
-        " lm-evaluation-harness. By default arc_challenge.",
+        " lm-evaluation-harness. By default arc_challenge, unless --fidelity is given.",
     ),
 ]
 Data = Annotated[
@@ -87,6 +87,23 @@ DType = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the resampling for intervals.")]
+Fidelity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TUNED",
+        help="Also, or without --task only, tell how near each adapter brings MODEL to this one:"
+        " divergence per token, agreement and perplexities on a text.",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The text for --fidelity; by default one in English that the package has.",
+        show_default=False,
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -111,6 +128,8 @@ def evaluate_command(
     dtype: DType = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    fidelity: Fidelity = None,
+    text: Text = None,
     resume: Resume = False,
     force: Force = False,
     json_output: Json = False,
@@ -133,20 +152,22 @@ def evaluate_command(
             "models": named_paths("--model", other or ()),
             "controls": named_paths("--control", control or ()),
         }
-        with console.progress("Evaluating", counts="questions") as progress:
+        with console.progress("Evaluating", counts="done") as progress:
             result = evaluate(
                 model,
                 where,
                 **given,
                 find_controls=controls,
                 oracle=oracle,
-                tasks=task or ("arc_challenge",),
+                tasks=task or (),
                 data=data,
                 limit=limit,
                 batch_size=batch_size,
                 dtype=dtype,
                 threads=threads,
                 seed=seed,
+                fidelity=fidelity,
+                text=text,
                 force=force,
                 resume=resume,
                 progress=progress,

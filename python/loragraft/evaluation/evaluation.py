@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from loragraft.destination import Destination, check_destination
 from loragraft.documents import dump
 from loragraft.errors import StoppedError, UsageError
 from loragraft.evaluation.candidate import Kind
+from loragraft.evaluation.fidelity_row import fidelity_words
 from loragraft.evaluation.items import make_items
 from loragraft.evaluation.journal import ITEMS_FILE, Journal
 from loragraft.evaluation.options import EvaluateOptions
@@ -21,7 +23,6 @@ from loragraft.evaluation.work import Work
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from loragraft.evaluation.items import Items
@@ -58,13 +59,15 @@ def evaluate(
     controls: Paths | None = None,
     find_controls: bool = False,
     oracle: str | None = None,
-    tasks: Sequence[str] = ("arc_challenge",),
+    tasks: Sequence[str] = (),
     data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     batch_size: int | str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
     seed: int = 0,
+    fidelity: str | os.PathLike[str] | None = None,
+    text: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -83,13 +86,17 @@ def evaluate(
         controls: Adapters that the others must beat, by name.
         find_controls: Also take the controls that ``transfer`` wrote beside the adapters.
         oracle: Name of the candidate that has all there is to gain, such as the tuned model.
-        tasks: Names that lm-evaluation-harness knows, or ``NAME=FILE.jsonl``.
+        tasks: Names that lm-evaluation-harness knows, or ``NAME=FILE.jsonl``; by default
+            ``arc_challenge``, none where ``fidelity`` is given.
         data: Directory with ``ARC-Challenge/test.jsonl`` and ``ARC-Easy/test.jsonl``.
         limit: Only that many questions of each task.
         batch_size: Questions run at once; ``auto`` goes by the memory.
         dtype: ``fp32``, ``bf16``, or ``auto`` for what the machine does faster.
         threads: None for as many as torch takes.
         seed: Of the resampling that intervals come from.
+        fidelity: The tuned model that the adapters are to come near to: how far base and
+            adapters are from it on a text, without questions.
+        text: File with that text; None for one in English that the package has.
         force: Replace what is in ``output``.
         resume: Go on with what a stopped run left in ``output``.
         progress: Called with (candidate, questions done, questions in all) after every batch.
@@ -115,6 +122,8 @@ def evaluate(
         dtype=dtype,
         threads=threads,
         seed=seed,
+        fidelity=None if fidelity is None else os.fspath(fidelity),
+        text=None if text is None else Path(text),
     )
     where = None if output is None else Path(output)
     if where is None and resume:
@@ -201,5 +210,7 @@ def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> E
         beside=[one.name for one in plan.candidates if one.kind is Kind.CONTROL],
         seed=plan.options.seed,
         warnings=(*plan.notes, *work.notes),
+        fidelity=[row.to_json() for row in work.fidelity],
+        fidelity_words=fidelity_words(work.fidelity) if work.fidelity else "",
     )
     return Evaluation(report, items)

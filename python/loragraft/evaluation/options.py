@@ -40,6 +40,8 @@ class EvaluateOptions:
         dtype: ``float32``, ``bfloat16``, or None for what the machine does faster.
         threads: None for as many as torch takes.
         seed: Of the resampling that intervals come from.
+        fidelity: The tuned model that the adapters are to come near to; None for no such figures.
+        text: File that it is measured on; None for the text that the package has.
     """
 
     candidates: tuple[Candidate, ...]
@@ -51,6 +53,8 @@ class EvaluateOptions:
     dtype: str | None = None
     threads: int | None = None
     seed: int = 0
+    fidelity: str | None = None
+    text: Path | None = None
 
     def __post_init__(self) -> None:
         names = [BASE, *(one.name for one in self.candidates)]
@@ -65,6 +69,12 @@ class EvaluateOptions:
                 f"--oracle {quoted(self.oracle)}: is none of {listed(names[1:]) or 'those given'};"
                 " name an --adapter or a --model"
             )
+        if self.text is not None and self.fidelity is None:
+            raise UsageError(
+                "--text is read for --fidelity TUNED alone: give that, or leave it out"
+            )
+        if self.fidelity is not None and all(one.kind is Kind.MODEL for one in self.candidates):
+            raise UsageError("--fidelity compares adapters of MODEL with TUNED: give an --adapter")
         for option, value in (
             ("--limit", self.limit),
             ("--batch-size", self.batch_size),
@@ -89,6 +99,8 @@ class EvaluateOptions:
         limit: int | None = None,
         threads: int | None = None,
         seed: int = 0,
+        fidelity: str | None = None,
+        text: Path | None = None,
     ) -> EvaluateOptions:
         """Read options as users write them.
 
@@ -108,13 +120,15 @@ class EvaluateOptions:
         return cls(
             candidates=tuple(candidates),
             oracle=oracle,
-            tasks=tuple(tasks) or ("arc_challenge",),
+            tasks=tuple(tasks) or (() if fidelity is not None else ("arc_challenge",)),
             data=data,
             limit=limit,
             batch_size=_batch_size(batch_size),
             dtype=_DTYPES[dtype],
             threads=threads,
             seed=seed,
+            fidelity=fidelity,
+            text=text,
         )
 
     def to_json(self, model: str) -> dict[str, Any]:
@@ -133,6 +147,8 @@ class EvaluateOptions:
             "batch_size": self.batch_size,
             "dtype": self.dtype,
             "seed": self.seed,
+            "fidelity": self.fidelity,
+            "text": None if self.text is None else str(self.text),
         }
 
 

@@ -13,6 +13,7 @@ from loragraft.evaluation.candidate import BASE, Candidate, Kind
 from loragraft.evaluation.harness import Prompts, prepare, require_harness
 from loragraft.evaluation.journal import digest_of
 from loragraft.evaluation.tasks import find_tasks
+from loragraft.evaluation.text import read_text
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from loragraft.checkpoint import Checkpoint
     from loragraft.evaluation.options import EvaluateOptions
+    from loragraft.evaluation.text import FidelityText
 
 
 class EvaluationPlan(NamedTuple):
@@ -33,6 +35,8 @@ class EvaluationPlan(NamedTuple):
         tasks: What is asked.
         notes: What readers must know of the tasks.
         options: As given.
+        tuned: The model that adapters are to come near to, None where that is not asked.
+        text: What is read for that.
     """
 
     base: Checkpoint
@@ -41,6 +45,8 @@ class EvaluationPlan(NamedTuple):
     tasks: tuple[Prompts, ...]
     notes: tuple[str, ...]
     options: EvaluateOptions
+    tuned: Checkpoint | None = None
+    text: FidelityText | None = None
 
     @property
     def adapters(self) -> list[Candidate]:
@@ -50,7 +56,8 @@ class EvaluationPlan(NamedTuple):
     @property
     def inputs(self) -> list[Path]:
         """Directories that are read."""
-        found = [checkpoint.directory for checkpoint in self.checkpoints.values()]
+        whole = (*self.checkpoints.values(), *([self.tuned] if self.tuned else ()))
+        found = [checkpoint.directory for checkpoint in whole]
         return found + [one.path for one in self.adapters]
 
     @property
@@ -97,14 +104,16 @@ def plan_evaluation(model: str | os.PathLike[str], options: EvaluateOptions) -> 
     for one in options.candidates:
         if one.kind is Kind.MODEL:
             checkpoints[one.name] = open_checkpoint(one.path)
-    for checkpoint in checkpoints.values():
+    tuned = None if options.fidelity is None else open_checkpoint(options.fidelity)
+    for checkpoint in (*checkpoints.values(), *([tuned] if tuned else ())):
         require_whole(checkpoint)
+    text = read_text(options.text) if tuned else None
     require_runtime()
     require_harness()
     prompts = tuple(one for task in tasks for one in prepare(task, options.limit))
     candidates = (Candidate(BASE, Kind.BASE, base.directory), *options.candidates)
     notes = tuple(task.note for task in tasks if task.note)
-    return EvaluationPlan(base, candidates, checkpoints, prompts, notes, options)
+    return EvaluationPlan(base, candidates, checkpoints, prompts, notes, options, tuned, text)
 
 
 def _identity(checkpoint: Checkpoint) -> str:

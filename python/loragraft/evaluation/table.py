@@ -25,6 +25,16 @@ _BESIDES: Final = {
     Metric.MARGIN: "margin in nats",
     Metric.GOLD: "log-lik. in nats",
 }
+_TUNED: Final = "tuned"
+#: What is told of fidelity, by heading, and whether it is a share.
+_FIDELITY: Final = {
+    "candidate": ("candidate", False),
+    "rank": ("rank", False),
+    "KL from tuned": ("kl", False),
+    "removed, %": ("removed", True),
+    "top-1, %": ("top1", True),
+    "perplexity": ("perplexity", False),
+}
 _STYLES: Final = {Finding.BETTER: "green", Finding.WORSE: "red", Finding.SAME: "dim"}
 
 
@@ -113,13 +123,34 @@ def _difference(one: Comparison, metric: Metric) -> str:
 
 
 def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what is known of each candidate without questions, under the names it comes with."""
-    keys = tuple(rows[0])
-    cells = tuple(tuple(_cell(row.get(key)) for key in keys) for row in rows)
-    return Table(tuple(key.replace("_", " ") for key in keys), cells)
+    """Return how near each candidate is to the tuned model, with the base and the latter beside.
+
+    Args:
+        rows: As `FidelityRow.to_json` gives them; columns that nobody has a figure for are left
+            out.
+    """
+    first = rows[0]
+    base = {name: first.get(f"{name}_base") for name in ("kl", "top1", "perplexity")}
+    tuned = {"kl": 0.0, "top1": 1.0, "perplexity": first.get("perplexity_tuned")}
+    shown = [{"candidate": BASE, **base}, *rows, {"candidate": _TUNED, **tuned}]
+    cells = [
+        tuple(_figure(row, key, percent) for key, percent in _FIDELITY.values()) for row in shown
+    ]
+    kept = [n for n in range(len(_FIDELITY)) if any(row[n] != _NONE for row in cells[1:-1])]
+    columns = tuple(tuple(_FIDELITY)[n] for n in kept)
+    return Table(columns, tuple(tuple(row[n] for n in kept) for row in cells))
 
 
-def _cell(value: object) -> str:
+def _figure(row: Mapping[str, Any], key: str, percent: bool) -> str:
+    """Return a figure with its interval, where it has one."""
+    value = _number(row.get(key), percent)
+    low, high = (_number(row.get(f"{key}_{end}"), percent) for end in ("low", "high"))
+    return value if _NONE in {low, high} else f"{value} ({low} to {high})"
+
+
+def _number(value: object, percent: bool) -> str:
     if value is None:
         return _NONE
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{100.0 * value:.1f}" if percent else f"{value:.4g}"

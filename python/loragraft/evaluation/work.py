@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from loragraft.errors import NonFiniteError
 from loragraft.evaluation.batches import batches, run_in_parts
 from loragraft.evaluation.candidate import BASE, Kind
+from loragraft.evaluation.fidelity import fidelity_notes, measure_fidelity
 from loragraft.evaluation.journal import Setting
 from loragraft.evaluation.lines import lines_of
 from loragraft.evaluation.machine import choose_numbers, choose_threads
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from loragraft.evaluation.candidate import Candidate
+    from loragraft.evaluation.fidelity_row import FidelityRow
     from loragraft.evaluation.harness import Prompts
     from loragraft.evaluation.journal import Journal
     from loragraft.evaluation.lines import Line
@@ -33,10 +35,12 @@ class Work:
 
     Attributes:
         notes: What readers must know.
+        fidelity: What adapters come to beside the tuned model, where that is asked.
     """
 
     def __init__(self, plan: EvaluationPlan, journal: Journal, progress: Progress) -> None:
         self.notes: list[str] = []
+        self.fidelity: tuple[FidelityRow, ...] = ()
         self._plan, self._journal, self._progress = plan, journal, progress
         before = journal.setting
         asked = plan.options.dtype
@@ -70,11 +74,27 @@ class Work:
         )
         if first:
             self._agree(subject)
+            self._compare_with_tuned(subject)
         for task in plan.tasks:
             pairs = [subject.cutter.pairs(requests) for requests in task.requests]
             lines = [lines_of(one, subject.cutter.longest) for one in pairs]
             for candidate in candidates:
                 self._ask(subject, candidate, task, lines)
+
+    def _compare_with_tuned(self, base: Subject) -> None:
+        plan = self._plan
+        if plan.tuned is None or plan.text is None:
+            return
+        tuned = open_subject(plan.tuned.directory, [], self._numbers, self._threads)
+        self.fidelity = measure_fidelity(
+            base,
+            tuned,
+            plan.adapters,
+            plan.text,
+            seed=plan.options.seed,
+            progress=self._progress,
+        )
+        self.notes += fidelity_notes(base, tuned, plan.text, self.fidelity)
 
     def _agree(self, subject: Subject) -> None:
         plan, options = self._plan, self._plan.options

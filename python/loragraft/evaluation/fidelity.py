@@ -1,0 +1,240 @@
+"""Fidelity: how near a model with an adapter is to the tuned model, on a text and no questions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from loragraft.errors import FormatError, NonFiniteError
+from loragraft.evaluation.batches import is_out_of_memory
+from loragraft.evaluation.bootstrap import Interval, ratio_interval, resampled_means
+from loragraft.evaluation.candidate import BASE, Candidate, Kind
+from loragraft.evaluation.divergence import Reference, Sums
+from loragraft.evaluation.fidelity_row import FidelityRow
+from loragraft.evaluation.windows import WINDOW, common_size, cut_windows, head_size
+from loragraft.wording import counted, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from loragraft.evaluation.subject import Subject
+    from loragraft.evaluation.text import FidelityText
+    from loragraft.evaluation.windows import Window
+    from loragraft.evaluation.work import Progress
+
+    Vector = NDArray[np.float64]
+
+#: Windows below which resamples of them tell nothing of others.
+FEWEST: Final = 8
+#: Mean losses beyond it, in nats, have no perplexity that a float holds.
+_LARGEST_LOSS: Final = 700.0
+_BASE: Final = Candidate(BASE, Kind.BASE, Path())
+_TUNED: Final = Candidate("the tuned model", Kind.MODEL, Path())
+
+
+def measure_fidelity(
+    base: Subject,
+    tuned: Subject,
+    candidates: Sequence[Candidate],
+    text: FidelityText,
+    *,
+    window: int = WINDOW,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[FidelityRow, ...]:
+    """Compare what a model with its adapters foretells of a text with what a tuned model does.
+
+    Both models are in memory, and of the tuned one the log-probabilities of one window. Windows
+    are what the intervals resample: tokens of one window are not independent.
+
+    Args:
+        base: The model, with the adapters beside it.
+        tuned: The model to come near to.
+        candidates: Adapters of the base, controls included.
+        text: What is read.
+        window: Tokens of a window at most.
+        seed: Of the resamples.
+        progress: Called with (candidate, windows done by all, windows in all).
+
+    Returns:
+        A row for each candidate, in their order.
+
+    Raises:
+        MismatchError: The two models have different tokens.
+        FormatError: The text is too short, or the memory will not do.
+        NonFiniteError: A model computes NaN or Inf.
+    """
+    windows = cut_windows(base, tuned, text, window)
+    losses, sums = _run(base, tuned, (_BASE, *candidates), windows, progress)
+    tokens = np.array([one.tokens for one in windows], np.float64)
+    longest = max(len(one.ids) for one in windows)
+    rows = []
+    for one in candidates:
+        found = _Found(tokens, losses, sums[BASE], sums[one.name], longest)
+        rows.append(_row(one.name, _rank(base, one), found, found.intervals(seed)))
+    return tuple(rows)
+
+
+def fidelity_notes(
+    base: Subject, tuned: Subject, text: FidelityText, rows: Sequence[FidelityRow]
+) -> tuple[str, ...]:
+    """Return what readers of the rows must know: what was read, and how."""
+    notes = []
+    if rows:
+        tokens, windows, window = rows[0].tokens, rows[0].windows, rows[0].window
+        notes.append(
+            f"fidelity: {counted(tokens, 'token')} of {text.name}, read in"
+            f" {counted(windows, 'window')} of at most {window} tokens"
+        )
+        if windows < FEWEST:
+            notes.append(
+                f"fidelity has no intervals: fewer than {FEWEST} windows; give a longer text"
+            )
+    here, there = head_size(base), head_size(tuned)
+    if here != there:
+        notes.append(
+            f"the heads have {here} (base) and {there} rows (tuned), and the tokenizers agree:"
+            f" probabilities are those of the first {common_size(base, tuned)} among themselves"
+        )
+    return tuple(notes)
+
+
+def _run(
+    base: Subject,
+    tuned: Subject,
+    everyone: Sequence[Candidate],
+    windows: Sequence[Window],
+    progress: Progress | None,
+) -> tuple[Vector, dict[str, Vector]]:
+    """Return the tuned model's losses, (windows,), and what `Sums` has of all, (windows, 3)."""
+    tell = progress or (lambda _what, _done, _total: None)
+    size = common_size(base, tuned)
+    losses = np.empty(len(windows))
+    sums = {one.name: np.empty((len(windows), len(Sums._fields))) for one in everyone}
+    total = len(windows) * len(everyone)
+    for number, window in enumerate(windows):
+        done = number * len(everyone)
+        each = _read(base, tuned, everyone, window, size)
+        losses[number] = next(each)[-1]
+        for place, one in enumerate(everyone):
+            tell(one.name, done + place, total)
+            sums[one.name][number] = next(each)
+    tell(everyone[-1].name, total, total)
+    return losses, sums
+
+
+def _read(
+    base: Subject, tuned: Subject, everyone: Sequence[Candidate], window: Window, size: int
+) -> Iterator[Sums]:
+    """Yield what the tuned model makes of a window, compared with itself, then what all others do.
+
+    Raises:
+        FormatError: The memory will not do.
+        NonFiniteError: A model computes NaN or Inf.
+    """
+    try:
+        with tuned.being(_TUNED) as scorer:
+            reference = Reference(scorer, window, size)
+        yield _finite(Sums(0.0, window.tokens, reference.loss), _TUNED.name)
+        for one in everyone:
+            with base.being(one) as scorer:
+                found = reference.against(scorer)
+            yield _finite(found, one.name)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FormatError(
+            f"out of memory with {counted(len(window.ids), 'token')} of text at a time beside both"
+            f" models ({reason(error)}): use --dtype bf16, or a machine with more memory"
+        ) from error
+
+
+def _finite(found: Sums, name: str) -> Sums:
+    if not all(map(math.isfinite, found)):
+        raise NonFiniteError(
+            f"{name}: computes NaN or Inf on the text: its weights hold some, or overflow; try"
+            " --dtype fp32"
+        )
+    return found
+
+
+class _Found(NamedTuple):
+    """What is known of the windows.
+
+    Attributes:
+        tokens: That are foretold, (windows,).
+        losses: Of the tuned model, (windows,).
+        base: What `Sums` has of the base, (windows, 3).
+        own: The same of the candidate.
+        longest: Tokens of the longest window.
+    """
+
+    tokens: Vector
+    losses: Vector
+    base: Vector
+    own: Vector
+    longest: int
+
+    def intervals(self, seed: int) -> tuple[Interval | None, Interval | None]:
+        """Return those of the KL per token and of the share removed."""
+        if len(self.tokens) < FEWEST:
+            return None, None
+        base, own = self.base[:, 0], self.own[:, 0]
+        gain = base - own
+        columns = np.column_stack([self.tokens, base, own, gain])
+        length, whole, left, gained = resampled_means(columns, seed).T
+        # Windows differ in length, so that a mean per token is a ratio, too.
+        removed = ratio_interval(gain, base, gained, whole)
+        return ratio_interval(own, self.tokens, left, length), removed
+
+
+def _row(
+    name: str,
+    rank: int | None,
+    found: _Found,
+    intervals: tuple[Interval | None, Interval | None],
+) -> FidelityRow:
+    count = float(found.tokens.sum())
+    kl, agreed, loss = map(float, found.own.sum(0) / count)
+    kl_base, agreed_base, loss_base = map(float, found.base.sum(0) / count)
+    near, removed = ((None, None) if one is None else one for one in intervals)
+    return FidelityRow(
+        candidate=name,
+        rank=rank,
+        tokens=int(count),
+        windows=len(found.tokens),
+        window=found.longest,
+        kl=kl,
+        kl_low=near[0],
+        kl_high=near[1],
+        kl_base=kl_base,
+        removed=1.0 - kl / kl_base if kl_base > 0.0 else None,
+        removed_low=removed[0],
+        removed_high=removed[1],
+        top1=agreed,
+        top1_base=agreed_base,
+        perplexity=_perplexity(loss),
+        perplexity_base=_perplexity(loss_base),
+        perplexity_tuned=_perplexity(float(found.losses.sum()) / count),
+        same=bool(np.array_equal(found.base, found.own)),
+    )
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, _LARGEST_LOSS))
+
+
+def _rank(base: Subject, candidate: Candidate) -> int | None:
+    """Return the largest rank that PEFT built for a candidate's adapter."""
+    name = base.names.get(candidate.name, "")
+    ranks: list[Mapping[str, int]] = [
+        module.r
+        for module in base.language_model.model.modules()
+        if isinstance(getattr(module, "r", None), dict)
+    ]
+    return max((int(by_name[name]) for by_name in ranks if name in by_name), default=None)
