@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from loragraft.report.html.figures import brief
+from loragraft.report.html.figures import Form, brief
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ class HeatMap(NamedTuple):
         values: (rows, columns); None where there is nothing.
         words: What a cell says of itself, in the same order.
         scale: How colours stand for the figures.
+        form: What the figures are.
     """
 
     title: str
@@ -55,6 +56,7 @@ class HeatMap(NamedTuple):
     values: tuple[tuple[float | None, ...], ...]
     words: tuple[tuple[str, ...], ...]
     scale: Scale
+    form: Form
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the scripts read it."""

@@ -80,6 +80,7 @@ class Layers(NamedTuple):
             values=tuple(map(tuple, values)),
             words=tuple(map(tuple, words)),
             scale=measure.scale,
+            form=measure.form,
         )
 
     def _place(self, row: int, column: int) -> str:
