@@ -103,7 +103,7 @@ def _gaps(comparisons: Sequence[Row]) -> Iterator[Section]:
     if found:
         chart = Forest(
             "Gap recovered, with 95 % intervals",
-            "% of the oracle's lead over the base",
+            "% of the oracle's lead",
             tuple(found),
             ((0.0, "base"), (100.0, "oracle")),
             bars=True,
@@ -178,7 +178,7 @@ def _columns(comparisons: Sequence[Row]) -> tuple[Column, ...]:
             texts("task", True),
             texts("candidate", True),
             texts("against", True),
-            Column("metric", Form.TEXT, [plain(name) for _, name, _ in rows], True),
+            Column("metric", Form.TEXT, [str(name) for _, name, _ in rows], True),
             figure("value", "value"),
             figure("other", "other"),
             figure("difference", "difference"),

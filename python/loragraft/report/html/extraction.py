@@ -125,6 +125,7 @@ def _columns(data: Mapping[str, Any]) -> tuple[Column, ...]:
     def figure(key: str, form: Form) -> Column:
         return Column(key.replace("_", " "), form, [one.get(key) for one in modules])
 
+    experts = [one.get("experts") or None for one in modules]
     return with_values(
         (
             Column("name", Form.NAME, [(t or m)["name"] for t, m in pairs]),
@@ -133,7 +134,7 @@ def _columns(data: Mapping[str, Any]) -> tuple[Column, ...]:
             Column("kind", Form.TEXT, [one.get("kind", "") for one in modules], True),
             figure("layer", Form.COUNT),
             Column("shape", Form.TEXT, [shape_of(one) for one in either]),
-            figure("experts", Form.COUNT),
+            Column("experts", Form.COUNT, experts),
             figure("rank", Form.COUNT),
             figure("energy", Form.SHARE),
             figure("relative_error", Form.NUMBER),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from loragraft.report.html.view import View
 
-#: The name of the page's file.
-PAGE_FILE: Final = "report.html"
 _VIEWS: Final[Mapping[str, Callable[[Mapping[str, Any]], View]]] = {
     "extract": extraction_view,
     "verify": extraction_view,

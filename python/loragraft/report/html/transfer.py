@@ -114,8 +114,7 @@ def _filters(filters: Sequence[Row]) -> Section:
 
 def _columns(modules: Sequence[Row]) -> tuple[Column, ...]:
     def texts(key: str, choice: bool = False) -> Column:
-        values = [plain(one[key]) if choice else str(one.get(key) or "") for one in modules]
-        return Column(key.replace("_", " "), Form.TEXT, values, choice)
+        return Column(key, Form.TEXT, [str(one.get(key) or "") for one in modules], choice)
 
     def figure(label: str, form: Form, key: str) -> Column:
         return Column(label, form, [one.get(key) for one in modules])
@@ -124,7 +123,7 @@ def _columns(modules: Sequence[Row]) -> tuple[Column, ...]:
         (
             Column("name", Form.NAME, [one["name"] for one in modules]),
             texts("part"),
-            texts("outcome", choice=True),
+            Column("outcome", Form.TEXT, [plain(one["outcome"]) for one in modules], True),
             Column("why", Form.TEXT, [public_sentence(one["why"]) for one in modules]),
             texts("kind", choice=True),
             figure("layer", Form.COUNT, "layer"),

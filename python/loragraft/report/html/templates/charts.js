@@ -18,6 +18,19 @@ const axisOf = (colours, more) => ({
   gridcolor: colours.line, linecolor: colours.line, tickcolor: colours.line, ...more,
 });
 
+// Round numbers between two, at equal distances of their logarithms.
+function logMarks(low, high) {
+  const marks = (digits) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (const digit of digits) found.push(+(digit * 10 ** power).toPrecision(2));
+    }
+    return found.filter((mark) => mark >= low && mark <= high);
+  };
+  return [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]].map(marks).find((found) => found.length > 2)
+    || [low, Math.sqrt(low * high), high].map((mark) => +mark.toPrecision(3));
+}
+
 // The figures' range as colours show it, with the marks beside them.
 const RANGES = {
   share(values) {
@@ -39,15 +52,7 @@ const RANGES = {
     if (!some.length) return { zmin: -1, zmax: 0, tickvals: [], ticktext: [] };
     let [low, high] = [Math.min(...some), Math.max(...some)];
     if (high < 1.5 * low) [low, high] = [low / 1.25, high * 1.25];
-    const marks = (digits) => {
-      const found = [];
-      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
-        for (const digit of digits) found.push(digit * 10 ** power);
-      }
-      return found.filter((mark) => mark >= low && mark <= high);
-    };
-    const found = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]].map(marks).find((some) => some.length > 2)
-      || [low, Math.sqrt(low * high), high];
+    const found = logMarks(low, high);
     return { zmin: Math.log10(low), zmax: Math.log10(high), tickvals: found.map(Math.log10), ticktext: found.map(percent) };
   },
 };
@@ -71,7 +76,7 @@ function heatMap(chart, width, colours) {
     },
   };
   const layout = layoutOf(colours, width, height + 110, { l: 8, r: 12, t: 4, b: 106 });
-  layout.xaxis = axisOf(colours, { type: "category", title: { text: "layer", standoff: 4 }, ticks: "" });
+  layout.xaxis = axisOf(colours, { type: "category", title: { text: "layer", standoff: 4 }, ticks: "", tickangle: 0 });
   layout.yaxis = axisOf(colours, {
     autorange: "reversed", automargin: "width", ticks: "",
     tickvals: trace.y, ticktext: chart.rows.map((row) => plain(row.length > 30 ? `…${row.slice(-29)}` : row)),
@@ -97,12 +102,14 @@ function spectrum(chart, width, colours, all) {
     shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: chart.floor, y1: chart.floor, line: { color: colours.second, width: 1.5, dash: "dash" } });
   }
   const values = all.filter((one) => one.chart === "spectrum").flatMap((one) => [...one.low, ...one.high, one.floor]).filter((value) => value > 0);
-  const layout = layoutOf(colours, width, 190, { l: 52, r: 10, t: 6, b: 38 });
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const marks = logMarks(least, most);
+  const layout = layoutOf(colours, width, 190, { l: 64, r: 10, t: 6, b: 38 });
   layout.shapes = shapes;
   layout.xaxis = axisOf(colours, { title: { text: "i", standoff: 4 }, range: [0, Math.max(numbers.length, chart.rank) + 1], showline: true });
   layout.yaxis = axisOf(colours, {
-    type: "log", title: { text: "σᵢ / ‖ΔW‖", standoff: 4 }, showgrid: true, exponentformat: "power", dtick: 1,
-    range: [Math.log10(Math.min(...values)) - 0.1, Math.log10(Math.max(...values)) + 0.1],
+    type: "log", title: { text: "σᵢ / ‖ΔW‖", standoff: 8 }, showgrid: true, tickvals: marks, ticktext: marks.map(String), ticks: "",
+    range: [Math.log10(least) - 0.1, Math.log10(most) + 0.1],
   });
   return { traces, layout };
 }

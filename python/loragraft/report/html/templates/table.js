@@ -1,5 +1,6 @@
 // The table of decisions: sorted, filtered, and shown a page at a time.
-const PAGE = 50;
+const PAGE = 25;
+const BRIEF = 24;
 
 const FORMS = {
   share(value) {
@@ -22,6 +23,11 @@ function makeTable({ columns, rows }) {
   const isText = (column) => column.words !== undefined;
   const cell = (column, row) => (isText(column) ? column.words[column.codes[row]] : column.values[row]);
   const every = Uint32Array.from({ length: rows }, (_, row) => row);
+  const looks = columns.map((column) => {
+    if (!isText(column)) return "figure";
+    const brief = column.form === "text" && column.words.every((word) => word.length <= BRIEF);
+    return brief ? "text brief" : column.form;
+  });
   const chosen = new Map();
   let sorted = { column: null, down: false }, found = every, first = 0;
 
@@ -59,9 +65,9 @@ function makeTable({ columns, rows }) {
   function show() {
     body.replaceChildren(...Array.from(found.subarray(first, first + PAGE), (row) => {
       const line = document.createElement("tr");
-      for (const column of columns) {
+      for (const [place, column] of columns.entries()) {
         const value = cell(column, row), box = line.insertCell();
-        box.className = isText(column) ? column.form : "figure";
+        box.className = looks[place];
         box.textContent = isText(column) ? value : value === null ? "–" : FORMS[column.form](value);
       }
       return line;
