@@ -19,8 +19,8 @@ def evaluation() -> dict[str, Any]:
         "schema": "loragraft.report/1",
         "command": "evaluate",
         "inputs": {
-            "model": "/home/me/models/base", "tasks": ["arc_challenge"], "data": None, "limit": None,
-            "oracle": "tuned", "dtype": "float32", "seed": 0,
+            "model": "/home/me/models/base", "tasks": ["arc_challenge"], "data": None,
+            "limit": None, "oracle": "tuned", "dtype": "float32", "seed": 0,
         },
         "summary": {
             "verdict": "extracted is better than base by 2.1 points (95 %: 0.6 to 3.6)",

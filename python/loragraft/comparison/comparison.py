@@ -82,7 +82,8 @@ def compare(
     Args:
         a: A checkpoint: a directory, one .safetensors file, or a Hub id.
         b: Another.
-        output: Directory for ``report.json``, ``report.html`` and ``compare.svg``; None writes nothing.
+        output: Directory for ``report.json``, ``report.html`` and ``compare.svg``; None writes
+            nothing.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         seed: Of the sketches.
         threads: None for one per core.

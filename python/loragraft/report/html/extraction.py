@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from loragraft.report.card import public_name
+from loragraft.report.card import public_name, public_sentence
 from loragraft.report.curves import curve_table
 from loragraft.report.html.charts import Scale
 from loragraft.report.html.figures import Form, Row, plain, shape_of
@@ -102,7 +102,10 @@ def _sections(data: Mapping[str, Any], layers: Layers) -> Iterator[Section]:
     found = data.get("recognition")
     if found and found["curves"]:
         yield Section(
-            "What other ranks would keep", tuple(found["evidence"]), (), curve_table(found["curves"])
+            "What other ranks would keep",
+            tuple(found["evidence"]),
+            (),
+            curve_table(found["curves"]),
         )
 
 
@@ -129,8 +132,10 @@ def _columns(data: Mapping[str, Any]) -> tuple[Column, ...]:
     return with_values(
         (
             Column("name", Form.NAME, [(t or m)["name"] for t, m in pairs]),
-            Column("outcome", Form.TEXT, [plain(t.get("outcome", "adapted")) for t in tensors], True),
-            Column("why", Form.TEXT, [t.get("why", "") for t in tensors]),
+            Column(
+                "outcome", Form.TEXT, [plain(t.get("outcome", "adapted")) for t in tensors], True
+            ),
+            Column("why", Form.TEXT, [public_sentence(t.get("why", "")) for t in tensors]),
             Column("kind", Form.TEXT, [one.get("kind", "") for one in modules], True),
             figure("layer", Form.COUNT),
             Column("shape", Form.TEXT, [shape_of(one) for one in either]),
