@@ -76,7 +76,9 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.elements)
 
     def data(self) -> Data:
+        # Neither a closing tag nor a comment can begin where there is no such character.
         (text,) = (text for tag, text in self.texts if tag == "script" and text.startswith('{"ch'))
+        assert "<" not in text
         return json.loads(text)  # type: ignore[no-any-return]
 
 
