@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from loragraft.destination import Destination
 
 #: Beside the tensors and the config; they tell of one run and must not outlive its adapter.
-_REPORT_FILE: Final = "report.json"
+REPORT_FILE: Final = "report.json"
+PAGE_FILE: Final = "report.html"
 _CARD_FILE: Final = "README.md"
 
 
@@ -26,7 +27,7 @@ def retire(destination: Destination) -> None:
     Raises:
         FormatError: A file cannot be removed.
     """
-    for name in (CONFIG_FILE, _REPORT_FILE, _CARD_FILE, RESIDUAL_FILE):
+    for name in (CONFIG_FILE, REPORT_FILE, PAGE_FILE, _CARD_FILE, RESIDUAL_FILE):
         path = destination.directory / name
         try:
             path.unlink(missing_ok=True)
@@ -45,13 +46,27 @@ def write_documents(
     Args:
         destination: The adapter's directory.
         config: Its ``adapter_config.json``.
-        report: Its ``report.json``; None for none.
+        report: Its ``report.json``, of which ``report.html`` is made too; None for neither.
         card: Its ``README.md``.
     """
     if report is not None:
-        write_text_atomic(destination.file(_REPORT_FILE), dump(report))
+        write_report(destination, report)
     write_text_atomic(destination.file(_CARD_FILE), card)
     write_text_atomic(destination.file(CONFIG_FILE), dump(config))
+
+
+def write_report(destination: Destination, report: Mapping[str, Any]) -> None:
+    """Write ``report.json``, and the page for people, ``report.html``.
+
+    Args:
+        destination: The directory of both.
+        report: Data of schema ``loragraft.report/1``.
+    """
+    # Templates take longer to load than a small adapter to extract.
+    from loragraft.report.html import html_report  # noqa: PLC0415
+
+    write_text_atomic(destination.file(REPORT_FILE), dump(report))
+    write_text_atomic(destination.file(PAGE_FILE), html_report(report))
 
 
 def dump(data: object) -> str:

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["loragraft", "pair"]
 
-FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "report.json"}
+FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "report.html",
+    "report.json",
+}
 
 
 def names(directory: Path) -> set[str]:
@@ -124,7 +130,7 @@ def test_dashes_and_underscores_mean_the_same(
         answer = loragraft("extract", pair[0], "-o", out, *pairs, style("--no-report"), *SMALL)
         assert answer.code == 0, answer.err
         written.append((out / "adapter_model.safetensors").read_bytes())
-        assert names(out) == FILES - {"report.json"}
+        assert names(out) == FILES - {"report.html", "report.json"}
     assert written[0] == written[1]
 
 

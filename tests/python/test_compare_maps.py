@@ -213,7 +213,8 @@ def test_compare_prints_and_writes_them(loragraft: CommandLine, tmp_path: Path) 
     assert BOTH.title in answer.out
     assert CHANGE.title in answer.out
     assert sum(answer.out.count(shade) for shade in SHADES) == 2 * (21 + len(SHADES))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "compare.svg"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.json", "report.html", "compare.svg"}
     svg = (tmp_path / "out" / "compare.svg").read_text(encoding="utf-8")
     assert len(cells(svg)) == 3 * 21
     assert str(tmp_path) not in svg

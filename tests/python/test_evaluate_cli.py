@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -15,6 +17,7 @@ from command_line import CommandLine, loragraft
 from loragraft.evaluation.batches import batches, is_out_of_memory, run_in_parts, tokens_at_once
 from loragraft.evaluation.questions import read_questions
 from loragraft.evaluation.scoring import Scorer
+from made_reports import schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +80,8 @@ def test_an_evaluation_tells_what_it_found(
     ]
     assert report["summary"]["verdict"] in " ".join(answer.out.split())
     assert len(rows_of(out)) == 3 * QUESTIONS
+    assert report["summary"]["verdict"] in html.unescape((out / "report.html").read_text())
+    jsonschema.Draft202012Validator(schema()).validate(report)
     again = loragraft(*arguments(place, "--controls", "-o", out, "--force", "--json"))
     assert again.data["tasks"] == report["tasks"]
     assert loragraft(*arguments(place, "-o", out)).code == 2

@@ -175,7 +175,9 @@ def test_interrupted_over_an_old_adapter(tmp_path: Path, pair: tuple[Path, Path]
     assert len(verify(*pair, out).modules) == 8
 
 
-@pytest.mark.parametrize("name", [checks.TENSORS, "report.json", "README.md", checks.CONFIG])
+@pytest.mark.parametrize(
+    "name", [checks.TENSORS, "report.json", "report.html", "README.md", checks.CONFIG]
+)
 def test_interrupted_while_writing(
     tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RANK = 6
 #: Only these files say when and from where the adapter was made.
-DOCUMENTS = ["README.md", "report.json"]
+DOCUMENTS = ["README.md", "report.html", "report.json"]
 
 
 @pytest.fixture(scope="module")
@@ -226,5 +226,5 @@ def test_force_replaces_the_whole_adapter(tmp_path: Path, pair: dict[str, Any]) 
 def test_missing_parents_are_made(tmp_path: Path, pair: dict[str, Any]) -> None:
     out = tmp_path / "some" / "new" / "place"
     extract(*pair["paths"], out, rank=2)
-    assert len(checks.contents(out)) == 4
+    assert len(checks.contents(out)) == 5
     shutil.rmtree(tmp_path / "some")

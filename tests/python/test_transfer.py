@@ -363,6 +363,7 @@ def test_the_report_accounts_for_every_tensor(source: Path, tmp_path: Path) -> N
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "report.html",
         "report.json",
     ]
     card = (tmp_path / "out" / "README.md").read_text()

@@ -18,7 +18,10 @@ def compare_command(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Directory for report.json and compare.svg."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Directory for report.json, report.html and compare.svg.",
         ),
     ] = None,
     subspace_rank: Annotated[

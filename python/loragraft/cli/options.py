@@ -35,7 +35,10 @@ Threads = Annotated[
 Device = Annotated[str, typer.Option(hidden=True)]
 Force = Annotated[bool, typer.Option("--force", help="Replace an adapter in OUT.")]
 WithReport = Annotated[
-    bool, typer.Option("--report/--no-report", help="Write report.json beside the adapter.")
+    bool,
+    typer.Option(
+        "--report/--no-report", help="Write report.json and report.html beside the adapter."
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")

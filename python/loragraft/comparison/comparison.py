@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from loragraft.comparison.places import Place, depth_of, main_stack, place_of
 from loragraft.comparison.report import ComparedModule, ComparisonReport
 from loragraft.comparison.summary import summarise
 from loragraft.destination import Destination, check_destination
+from loragraft.documents import write_report
 from loragraft.errors import MismatchError
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.finder import SubspaceFinder
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     #: Told what was done last, bytes done and bytes in all.
     Progress = Callable[[str, int, int], None]
 
-REPORT_FILE: Final = "report.json"
 PICTURE_FILE: Final = "compare.svg"
 _NO_SUBSPACE: Final = frozenset({Role.EXPERTS, Role.EMBEDDING, Role.HEAD, Role.ROUTER})
 
@@ -83,7 +82,8 @@ def compare(
     Args:
         a: A checkpoint: a directory, one .safetensors file, or a Hub id.
         b: Another.
-        output: Directory for ``report.json`` and ``compare.svg``; None writes nothing.
+        output: Directory for ``report.json``, ``report.html`` and ``compare.svg``; None writes
+            nothing.
         subspace_rank: Dimension of the singular subspaces, or ``energy=0.9``.
         seed: Of the sketches.
         threads: None for one per core.
@@ -119,9 +119,8 @@ def compare(
     report = ComparisonReport(inputs, summary, rows)
     if where is not None:
         with Destination(where, force) as destination:
-            text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
             write_text_atomic(destination.file(PICTURE_FILE), draw(report))
-            write_text_atomic(destination.file(REPORT_FILE), text + "\n")
+            write_report(destination, report.to_json())
     return Comparison(report, where)
 
 

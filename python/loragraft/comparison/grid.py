@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+from loragraft.report.paths import block_path, shortest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,38 +33,17 @@ class Grid(NamedTuple):
 
 def grid_of(modules: Iterable[ComparedModule]) -> Grid:
     """Return the map of the modules of a comparison; each of them is one cell."""
-    placed = [(_path(module), -1 if module.layer is None else module.layer, module)
-              for module in modules]  # fmt: skip
+    placed = [
+        (
+            block_path(module.name, module.layer, module.part),
+            -1 if module.layer is None else module.layer,
+            module,
+        )
+        for module in modules
+    ]
     layers = sorted({layer for _, layer, _ in placed}, key=lambda layer: (layer < 0, layer))
     paths = list(dict.fromkeys(path for path, _, _ in placed))
     row = {path: place for place, path in enumerate(paths)}
     column = {layer: place for place, layer in enumerate(layers)}
     cells = {(row[path], column[layer]): module for path, layer, module in placed}
-    return Grid(_short(paths), tuple(layers), cells)
-
-
-def _path(module: ComparedModule) -> str:
-    """Return a module's path without its block number, that of a part as if it stood alone."""
-    path = module.name
-    if module.part:
-        path = f"{path.rpartition('.')[0]}.{module.part}".removeprefix(".")
-    if module.layer is None:
-        return path
-    return re.sub(rf"(^|\.){module.layer}(?=\.)", r"\1*", path, count=1)
-
-
-def _short(paths: list[str]) -> tuple[str, ...]:
-    """Return the shortest ends of paths, at a dot, that no two share."""
-    names = {path: path.rpartition(".")[2] for path in paths}
-    while True:
-        counts = Counter(names.values())
-        longer = {path: _one_more(path, name) for path, name in names.items() if counts[name] > 1}
-        if all(names[path] == name for path, name in longer.items()):
-            return tuple(names.values())
-        names |= longer
-
-
-def _one_more(path: str, name: str) -> str:
-    """Return the end of a path with one more word than another end has."""
-    rest = path.removesuffix(name).removesuffix(".")
-    return f"{rest.rpartition('.')[2]}.{name}" if rest else name
+    return Grid(shortest(paths), tuple(layers), cells)

@@ -6,11 +6,10 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from loragraft.atomic_file import write_text_atomic
 from loragraft.destination import Destination, check_destination
-from loragraft.documents import dump
+from loragraft.documents import PAGE_FILE, REPORT_FILE, write_report
 from loragraft.errors import StoppedError, UsageError
 from loragraft.evaluation.candidate import Kind
 from loragraft.evaluation.fidelity_row import fidelity_words
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from loragraft.evaluation.work import Progress
 
     Paths = Mapping[str, str | os.PathLike[str]]
-
-REPORT_FILE: Final = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,8 @@ def evaluate(
 
     Args:
         model: A directory or a Hub id.
-        output: Directory for ``items.jsonl`` and ``report.json``; None writes nothing.
+        output: Directory for ``items.jsonl``, ``report.json`` and ``report.html``; None writes
+            nothing.
         adapters: Directories of PEFT adapters of the model, by name.
         models: Other models, whole, by name.
         controls: Adapters that the others must beat, by name.
@@ -171,13 +169,14 @@ def run_plan(
             found = _run(plan, journal, progress)
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
-            (output / REPORT_FILE).unlink(missing_ok=True)
+            for name in (REPORT_FILE, PAGE_FILE):
+                (output / name).unlink(missing_ok=True)
             raise _stopped(plan, journal, output) from None
         finally:
             journal.close()
             if not journal.known:
                 (output / ITEMS_FILE).unlink(missing_ok=True)
-        write_text_atomic(destination.file(REPORT_FILE), dump(found.report.to_json()))
+        write_report(destination, found.report.to_json())
     return replace(found, output=output)
 
 

@@ -49,7 +49,7 @@ def complete(
         destinations: Where the adapters go, by the suffix of their names.
         unfinished: Where the factors lie until all are there, and what is finished.
         started: When the run began, by ``time.perf_counter``.
-        with_report: Write ``report.json`` too.
+        with_report: Write ``report.json`` and ``report.html`` too.
         progress: Called from time to time.
     """
     unlike = differences(plan.base, plan.tuned)

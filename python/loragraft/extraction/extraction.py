@@ -107,7 +107,7 @@ def extract(
             ``merge(..., patch=True)`` gives TUNED's tensors bit for bit. Needs ``exact``.
         force: Replace an adapter in ``output``.
         resume: Go on with a run that was stopped or killed there; its finished work is kept.
-        report: Write ``report.json`` too.
+        report: Write ``report.json`` and ``report.html`` too.
         progress: Called with (what, bytes done, bytes in all) from time to time.
 
     Returns:

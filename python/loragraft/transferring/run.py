@@ -117,7 +117,7 @@ def transfer(
         cache: Keep subspaces for the next run.
         controls: Also write ``output-padded-copy``, ``output-random`` and ``output-shuffled``.
         force: Replace an adapter in ``output``.
-        report: Write ``report.json`` too.
+        report: Write ``report.json`` and ``report.html`` too.
         progress: Called with (what, bytes done, bytes in all) after every module.
 
     Raises:
