@@ -364,7 +364,7 @@ def test_numbers_that_are_none_are_told(case: Case) -> None:
         measure_fidelity(base, tuned, [case.right], TEXT)
     with torch.no_grad():
         base.language_model.inner.lm_head.weight[0, 0] = float("inf")
-    with pytest.raises(NonFiniteError, match="^base: computes NaN or Inf"):
+    with pytest.raises(NonFiniteError, match=r"^base: computes NaN or Inf"):
         measure_fidelity(base, subject(case.tuned), [case.right], TEXT)
 
 
