@@ -23,7 +23,8 @@ from loragraft.evaluation.candidate import Candidate, Kind
 from loragraft.evaluation.divergence import Reference
 from loragraft.evaluation.fidelity import FEWEST, fidelity_notes, measure_fidelity
 from loragraft.evaluation.fidelity_row import FidelityRow, fidelity_words
-from loragraft.evaluation.subject import Numbers, open_subject
+from loragraft.evaluation.machine import Numbers
+from loragraft.evaluation.subject import open_subject
 from loragraft.evaluation.table import fidelity_table
 from loragraft.evaluation.text import FidelityText, read_text
 from loragraft.evaluation.windows import Window, cut_windows
