@@ -31,6 +31,8 @@ def main() -> None:
     models, pair = arguments.models, f"{arguments.source}_{arguments.target}_"
     found = sorted(models.glob(f"{pair}*/adapter_config.json"))
     adapters = {path.parent.name.removeprefix(pair): path.parent for path in found}
+    if arguments.only:
+        adapters = {name: adapters[name] for name in arguments.only.split(",")}
     oracle = models / f"{arguments.target}_arc"
     subject = Subject(models / arguments.target, {"oracle": oracle} | adapters)
     test = _drawn(questions(arguments.data, "test"), arguments.questions)
@@ -109,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--judged", type=int, default=150)
     parser.add_argument("--validation", type=int, default=40)
+    parser.add_argument("--only", help="names of methods and controls, separated by commas")
     return parser.parse_args()
 
 
