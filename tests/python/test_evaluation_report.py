@@ -310,12 +310,13 @@ def test_a_missing_gap_is_told() -> None:
     )
 
 
-def test_the_page_has_every_figure(report: EvaluationReport) -> None:
-    console = Console(file=io.StringIO(), width=120, highlight=False)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page_has_every_figure(report: EvaluationReport, width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as capture:
         console.print(evaluation_page(report))
     text = capture.get()
-    assert evaluation_page(report).plain(120) == text
+    assert evaluation_page(report).plain(width) == text
     assert "…" not in text
     acc = report.comparisons[1].acc
     assert f"{100.0 * acc.difference:+.1f} (" in text

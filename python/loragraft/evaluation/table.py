@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.evaluation.candidate import BASE
 from loragraft.evaluation.difference import Metric
 from loragraft.evaluation.forest import Forest, Row
-from loragraft.evaluation.paired import SIGNIFICANT
 from loragraft.evaluation.verdict import Finding, finding, points, probability, signed, words
 from loragraft.report.page import Line, Page, Table
 
@@ -58,7 +57,7 @@ def _task_parts(task: TaskScores, comparisons: Sequence[Comparison]) -> Iterator
         own = [one for one in comparisons if one.against == against]
         name = "the base" if against == BASE else against
         yield forest(own, f"acc: difference from {name} in points, with 95 % intervals")
-        yield Line("the same by other metrics; * at 5 % with all comparisons allowed for (Holm)")
+        yield Line("the same by other metrics; p allows for all comparisons of a metric (Holm)")
         yield differences_table(own)
         beside = "" if against == BASE else f" beside {against}"
         yield from (Line(f"  {one.candidate}{beside}: {words(one)}") for one in own)
@@ -101,25 +100,23 @@ def _interval(one: Comparison) -> Row:
 
 def differences_table(comparisons: Sequence[Comparison]) -> Table:
     """Return the differences in all else but accuracy."""
-    columns = ("candidate", *_BESIDES.values())
-    return Table(
-        columns,
-        tuple(
-            (one.candidate, *(_difference(one, metric) for metric in _BESIDES))
-            for one in comparisons
-        ),
+    columns = ("candidate", "of", "difference", "95 % interval", "p")
+    rows = tuple(
+        (one.candidate, name, *_difference(one, metric))
+        for metric, name in _BESIDES.items()
+        for one in comparisons
     )
+    return Table(columns, rows, words=2)
 
 
-def _difference(one: Comparison, metric: Metric) -> str:
+def _difference(one: Comparison, metric: Metric) -> tuple[str, ...]:
     found = one.metrics[metric]
     scale, digits = (100.0, 1) if metric.is_share else (1.0, 3)
     value, low, high = (
         signed(scale * figure, digits) for figure in (found.difference, found.low, found.high)
     )
     low, high = low.removeprefix("+"), high.removeprefix("+")
-    star = "* " if found.p_holm < SIGNIFICANT else ""
-    return f"{star}{value} ({low} to {high})"
+    return value, f"{low} to {high}", probability(found.p_holm)
 
 
 def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
