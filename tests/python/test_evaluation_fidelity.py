@@ -231,6 +231,9 @@ def test_intervals_hold_the_figures_and_windows_are_what_is_drawn(
         base, tuned, [case.other], TEXT, window=64, progress=lambda *one: told.append(one)
     )
     assert alone == (rows[1],)
+    (drawn,) = measure_fidelity(base, tuned, [case.other], TEXT, window=64, seed=1)
+    assert (drawn.kl, drawn.removed) == (rows[1].kl, rows[1].removed)
+    assert (drawn.kl_low, drawn.kl_high) != (rows[1].kl_low, rows[1].kl_high)
     count = rows[1].windows
     assert told[:2] == [("base", 0, 2 * count), ("other", 1, 2 * count)]
     assert told[-1] == ("other", 2 * count, 2 * count)

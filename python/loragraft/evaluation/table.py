@@ -9,6 +9,7 @@ from loragraft.evaluation.difference import Metric
 from loragraft.evaluation.forest import Forest, Row
 from loragraft.evaluation.verdict import Finding, finding, points, probability, signed, words
 from loragraft.report.page import Line, Page, Table
+from loragraft.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -130,24 +131,22 @@ def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     base = {name: first.get(f"{name}_base") for name in ("kl", "top1", "perplexity")}
     tuned = {"kl": 0.0, "top1": 1.0, "perplexity": first.get("perplexity_tuned")}
     shown = [{"candidate": BASE, **base}, *rows, {"candidate": _TUNED, **tuned}]
-    cells = [
-        tuple(_figure(row, key, percent) for key, percent in _FIDELITY.values()) for row in shown
-    ]
+    cells = [tuple(_figure(row, key, share) for key, share in _FIDELITY.values()) for row in shown]
     kept = [n for n in range(len(_FIDELITY)) if any(row[n] != _NONE for row in cells[1:-1])]
     columns = tuple(tuple(_FIDELITY)[n] for n in kept)
     return Table(columns, tuple(tuple(row[n] for n in kept) for row in cells))
 
 
-def _figure(row: Mapping[str, Any], key: str, percent: bool) -> str:
+def _figure(row: Mapping[str, Any], key: str, share: bool) -> str:
     """Return a figure with its interval, where it has one."""
-    value = _number(row.get(key), percent)
-    low, high = (_number(row.get(f"{key}_{end}"), percent) for end in ("low", "high"))
+    value = _number(row.get(key), share)
+    low, high = (_number(row.get(f"{key}_{end}"), share) for end in ("low", "high"))
     return value if _NONE in {low, high} else f"{value} ({low} to {high})"
 
 
-def _number(value: object, percent: bool) -> str:
+def _number(value: object, share: bool) -> str:
     if value is None:
         return _NONE
     if not isinstance(value, float):
         return str(value)
-    return f"{100.0 * value:.1f}" if percent else f"{value:.4g}"
+    return percent(value).removesuffix("%") if share else f"{value:.4g}"
