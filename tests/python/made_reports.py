@@ -76,6 +76,9 @@ def _comparison(candidate: str, against: str, differences: dict[str, float]) -> 
         for name, factor in times.items()
     }  # fmt: skip
     gap = {"value": difference / 0.024, "low": 0.31, "high": 1.4} if against == "base" else None
+    metrics["acc"]["gap"] = gap
+    if gap is not None:
+        metrics["gold_log_likelihood"]["gap"] = {"value": 0.97, "low": 0.95, "high": 0.99}
     return {
         "task": "arc_challenge", "candidate": candidate, "against": against, "questions": 1172,
         "same": False, "metrics": metrics, "changed": 0.093, "gained": 66, "lost": 43,

@@ -167,7 +167,7 @@ def test_spectra_and_forests_are_drawn(browser: Browser, pages: dict[str, Path])
     show(browser, pages["evaluate"])
     points = "document.querySelectorAll('.scatterlayer .point').length"
     assert ask(browser, points) == len(made.COMPARED) * len(made.METRICS)
-    assert ask(browser, "document.querySelectorAll('.bars .point').length") == 3
+    assert ask(browser, "document.querySelectorAll('.bars .point').length") == 6
     errors = "document.querySelectorAll('.scatterlayer .errorbar').length"
     assert ask(browser, errors) == len(made.COMPARED) * len(made.METRICS)
 

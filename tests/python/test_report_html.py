@@ -170,13 +170,15 @@ def test_an_evaluation_is_a_page() -> None:
     check(data)
     page = Page(html_report(data))
     forests = [one for one in page.data()["charts"] if one["chart"] == "forest"]
-    assert [len(one["intervals"]) for one in forests] == [8, 8, 3]
+    assert [len(one["intervals"]) for one in forests] == [8, 8, 6]
     points = forests[0]["intervals"][0]
     first = data["comparisons"][0]["metrics"]["acc"]
     assert points["value"] == pytest.approx(100.0 * first["difference"])
     assert (points["low"], points["high"]) == pytest.approx(
         (100.0 * first["low"], 100.0 * first["high"])
     )
+    metrics = [one["row"].split(": ")[1] for one in forests[2]["intervals"]]
+    assert metrics == ["acc", "log-likelihood"] * 3
     assert forests[2]["marks"] == [[0.0, "base"], [100.0, "oracle"]]
     assert len(rows(page)) == len(made.COMPARED) * len(made.METRICS)
     for one in data["comparisons"]:
