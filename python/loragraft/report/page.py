@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 #: Besides ASCII, what is known to be one column wide.
-_NARROW: Final = frozenset("–−±×·…√Δ‖²")
+_NARROW: Final = frozenset("–−±×·…√Δ‖²▁▂▃▄▅▆▇█")
 _WORD: Final = re.compile(r"\s*\S+\s*")
 #: An emoji's name, or an escaped character.
 _MARKUP: Final = re.compile(r":\S+:|\\")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.report.curves import recognition_parts
 from loragraft.report.kinds import ALL, by_kind, gather, left_out
 from loragraft.report.page import Line, Page, Part, Table
+from loragraft.report.spectra import spectra_table
 from loragraft.wording import percent, span
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ _COLUMNS: Final = (
 
 def extraction_table(report: Report) -> Page:
     """Return an extraction's figures by kind of module, and where the tensors went."""
-    return _page(report, *recognition_parts(report))
+    spectra = spectra_table(report.modules)
+    return _page(report, *([spectra] if spectra else []), *recognition_parts(report))
 
 
 def verification_table(report: Report) -> Page:
