@@ -391,3 +391,48 @@ def test_only_a_lack_of_memory_is_answered_with_smaller_batches() -> None:
         list(run_in_parts([1, 2], broken))
     assert is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_fidelity_needs_no_questions(loragraft: CommandLine, place: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"word{number % 90}" for number in range(900)))
+    tuned = made.save_model(tmp_path / "tuned", seed=3)
+    ask = ("evaluate", place / "model", "--adapter", f"mine={place / 'mine'}", "--dtype", "fp32")
+    out = tmp_path / "out"
+    answer = loragraft(*ask, "--fidelity", tuned, "--text", text, "-o", out)
+    assert answer.code == 0, answer.err
+    assert "nats a token" in " ".join(answer.out.split())
+    report = json.loads((out / "report.json").read_text())
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    assert report["tasks"] == report["comparisons"] == []
+    (row,) = report["fidelity"]
+    assert (row["candidate"], row["same"]) == ("mine", False)
+    assert row["kl"] > 0.0
+    assert any("text.txt" in one for one in report["summary"]["warnings"])
+    assert "Fidelity to the tuned model" in (out / "report.html").read_text()
+    # With a task both are told.
+    data = ("--task", "arc_challenge", "--data", place / "data", "--limit", 2)
+    both = loragraft(
+        *ask, *data, "--fidelity", tuned, "--text", text, "-o", tmp_path / "2", "--json"
+    )
+    assert [one["questions"] for one in both.data["tasks"]] == [2]
+    assert both.data["fidelity"] == report["fidelity"]
+
+
+def test_fidelity_that_cannot_be_measured_is_refused(
+    loragraft: CommandLine, place: Path, tmp_path: Path
+) -> None:
+    ask = ("evaluate", place / "model", "-o", tmp_path / "out")
+    mine = ("--adapter", f"mine={place / 'mine'}")
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    for more, code, words in (
+        ((*mine, "--text", empty), 2, "--fidelity TUNED alone"),
+        (("--fidelity", place / "model"), 2, "give an --adapter"),
+        ((*mine, "--fidelity", tmp_path / "none"), 3, "none"),
+        ((*mine, "--fidelity", place / "model", "--text", empty), 3, "has no text in it"),
+    ):
+        answer = loragraft(*ask, *more)
+        assert answer.code == code, answer.err
+        assert words in answer.err
+        assert not (tmp_path / "out").exists()

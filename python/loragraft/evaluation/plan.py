@@ -98,7 +98,7 @@ def plan_evaluation(model: str | os.PathLike[str], options: EvaluateOptions) -> 
         UsageError: No such task.
         MissingDependencyError: A package that this needs is not installed.
     """
-    tasks = find_tasks(options.tasks, options.data, options.limit)
+    tasks = find_tasks(options.tasks, options.data, options.limit) if options.tasks else ()
     base = open_checkpoint(model)
     checkpoints = {BASE: base}
     for one in options.candidates:
