@@ -1,0 +1,1 @@
+"""Adapters as llama.cpp loads them: GGUF files of low-rank pairs."""

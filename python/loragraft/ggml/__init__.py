@@ -1,0 +1,1 @@
+"""What llama.cpp calls, stores and orders differently: names, dtypes and rows of GGUF files."""
