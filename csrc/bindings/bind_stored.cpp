@@ -5,6 +5,7 @@
 
 #include "bindings/register.hpp"
 #include "stored/plain_matrix.hpp"
+#include "stored/q8_matrix.hpp"
 #include "stored/scaled_matrix.hpp"
 #include "stored/stacked_matrix.hpp"
 
@@ -57,6 +58,15 @@ Holder microscaled(std::shared_ptr<MappedFile> blocks_file, std::size_t blocks_o
                                     .row_step = row_step});
 }
 
+Holder q8(std::shared_ptr<MappedFile> file, std::size_t offset, std::size_t rows, std::size_t cols,
+          std::size_t first_row, std::size_t row_step) {
+  return std::make_shared<Q8Matrix>(std::move(file), offset,
+                                    Q8Matrix::Rows{.rows = rows,
+                                                   .cols = cols,
+                                                   .first_row = first_row,
+                                                   .row_step = row_step});
+}
+
 }  // namespace
 
 void register_stored(py::module_& module) {
@@ -82,6 +92,8 @@ void register_stored(py::module_& module) {
                   py::arg("blocks_offset"), py::arg("scales_file").none(false),
                   py::arg("scales_offset"), py::arg("rows"), py::arg("cols"),
                   py::arg("first_row") = 0, py::arg("row_step") = 1)
+      .def_static("q8", &q8, py::arg("file").none(false), py::arg("offset"), py::arg("rows"),
+                  py::arg("cols"), py::arg("first_row") = 0, py::arg("row_step") = 1)
       .def_property_readonly("rows", &StoredMatrix::rows)
       .def_property_readonly("cols", &StoredMatrix::cols);
 }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from loragraft import errors, linalg
     from loragraft.comparison import Comparison, compare
     from loragraft.evaluation import Evaluation, evaluate
+    from loragraft.exporting import Export, export
     from loragraft.extraction import Extraction, extract
     from loragraft.inspection import inspect
     from loragraft.merging import merge
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Export",
     "Extraction",
     "Transfer",
     "__version__",
     "compare",
     "errors",
     "evaluate",
+    "export",
     "extract",
     "inspect",
     "linalg",
@@ -40,11 +43,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Evaluation": "loragraft.evaluation",
+    "Export": "loragraft.exporting",
     "Extraction": "loragraft.extraction",
     "Comparison": "loragraft.comparison",
     "Transfer": "loragraft.transferring",
     "compare": "loragraft.comparison",
     "evaluate": "loragraft.evaluation",
+    "export": "loragraft.exporting",
     "extract": "loragraft.extraction",
     "inspect": "loragraft.inspection",
     "merge": "loragraft.merging",

@@ -46,6 +46,15 @@ class StoredMatrix:
         first_row: int = 0,
         row_step: int = 1,
     ) -> StoredMatrix: ...
+    @staticmethod
+    def q8(
+        file: MappedFile,
+        offset: int,
+        rows: int,
+        cols: int,
+        first_row: int = 0,
+        row_step: int = 1,
+    ) -> StoredMatrix: ...
     @property
     def rows(self) -> int: ...
     @property

@@ -22,6 +22,8 @@ from loragraft.wording import quoted, reason, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from loragraft.ggml.model import GgmlStorage
+
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 
 _SUFFIX: Final = ".safetensors"
@@ -29,6 +31,7 @@ _SINGLE_NAME: Final = "model.safetensors"
 _ADAPTER_NAME: Final = "adapter_model.safetensors"
 #: What `merge --patch` applies to a base; holds tensors, but is no checkpoint.
 _RESIDUAL_NAME: Final = "residual.safetensors"
+_GGUF: Final = ".gguf"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZER_NAMES: Final = (
     "tokenizer.json",
@@ -52,6 +55,7 @@ class Checkpoint:
         shards: The files that hold them, in natural order.
         index: The shard index, if there is one.
         config: The content of config.json, if there is one.
+        ggml: How the tensors of GGUF files lie; None for safetensors.
     """
 
     reference: str
@@ -60,6 +64,7 @@ class Checkpoint:
     shards: tuple[Path, ...]
     index: Path | None
     config: Mapping[str, Any] | None
+    ggml: GgmlStorage | None = None
 
     @property
     def nbytes(self) -> int:
@@ -79,19 +84,26 @@ class Checkpoint:
         }
 
 
-def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(
+    reference: str | os.PathLike[str], *, gguf: bool = False, skeleton: bool = False
+) -> Checkpoint:
     """Open a checkpoint: read and validate the headers of its files.
 
     Args:
         reference: A directory with ``model.safetensors.index.json``, ``model.safetensors`` or
             other ``.safetensors`` files, one such file, or a Hub id ``owner/name[@revision]``
             when no such path exists. An ``adapter_model.safetensors`` in a directory is left out.
+        gguf: A GGUF file will do as well.
+        skeleton: Only names and shapes are wanted, so that a GGUF may be quantised as it likes.
 
     Raises:
         FormatError: There is no such checkpoint, or one of its files is malformed.
+        MismatchError: A GGUF of a family that is not proven.
     """
     text = os.fspath(reference)
     path = _local_path(text)
+    if path.name.endswith(_GGUF):
+        return _open_gguf(text, path, wanted=gguf, skeleton=skeleton)
     if path.is_dir():
         return _open_directory(text, path)
     if path.name.endswith(_PICKLES):
@@ -99,6 +111,22 @@ def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
     if path.name == INDEX_NAME:
         return _open_directory(text, path.parent)
     return _assemble(text, path.parent, (path,), None)
+
+
+def _open_gguf(reference: str, path: Path, *, wanted: bool, skeleton: bool) -> Checkpoint:
+    if not wanted:
+        raise FormatError(
+            f"{shown(path)}: a GGUF file, which this command does not read; give the model's"
+            " safetensors files"
+        )
+    from loragraft.ggml.model import read_model  # noqa: PLC0415 -- NumPy, for GGUF alone
+
+    model = read_model(path, skeleton=skeleton)
+    names = sorted(model.tensors, key=natural_key)
+    tensors = MappingProxyType({name: model.tensors[name] for name in names})
+    return Checkpoint(
+        reference, path.parent, tensors, model.shards, None, model.config, model.storage
+    )
 
 
 def _local_path(reference: str) -> Path:

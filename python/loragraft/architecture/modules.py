@@ -14,6 +14,7 @@ from loragraft.architecture.naming import name_modules
 from loragraft.architecture.roles import Role
 from loragraft.architecture.unloaded import why_unloaded
 from loragraft.errors import FormatError, MismatchError
+from loragraft.ggml.tensor_types import Q8_0
 from loragraft.number_formats import VALUE_DTYPES
 from loragraft.weights.quantisation import find_quantised
 from loragraft.weights.stored_weight import StoredWeight
@@ -139,6 +140,11 @@ def _embedding(name: str, weight: StoredWeight) -> LinearModule:
 def _stored_weights(checkpoint: Checkpoint) -> tuple[StoredWeight, ...]:
     """Return every tensor once, codes together with their scales."""
     quantised = find_quantised(checkpoint)
+    if checkpoint.ggml is not None:
+        # NumPy, for GGUF alone.
+        from loragraft.weights.ggml_weights import find_ggml_weights  # noqa: PLC0415
+
+        quantised |= find_ggml_weights(checkpoint)
     held = {name for weight in quantised.values() for name in weight.tensors}
     plain = (entry for name, entry in checkpoint.tensors.items() if name not in held)
     return (*quantised.values(), *map(StoredWeight.plain, plain))
@@ -209,7 +215,7 @@ def _why_not_linear(weight: StoredWeight, family: Family) -> str | None:
 
 def _why_not_number(weight: StoredWeight) -> str | None:
     dtype = weight.dtype
-    if dtype in VALUE_DTYPES or len(weight.tensors) > 1:
+    if dtype in VALUE_DTYPES or dtype == Q8_0 or len(weight.tensors) > 1:
         return None
     if dtype.startswith("F"):
         return f"{dtype} is not among the formats computed with ({', '.join(VALUE_DTYPES)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loragraft.weights.source import Microscaled, Plain, Scaled
+from loragraft.weights.source import Microscaled, Plain, Q8Blocks, Scaled
 
 if TYPE_CHECKING:
     from loragraft.weights.source import Source
@@ -27,7 +27,7 @@ def rows_of(source: Source, start: int, count: int, step: int = 1) -> Source:
     Raises:
         ValueError: There is no way to write them down.
     """
-    if isinstance(source, Plain | Microscaled):
+    if isinstance(source, Plain | Microscaled | Q8Blocks):
         return source.rows_from(start, count, step)
     if not isinstance(source, Scaled):
         raise ValueError(f"{type(source).__name__} cannot be cut")

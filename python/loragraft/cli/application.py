@@ -21,6 +21,7 @@ _COMMANDS: Final = (
     "verify",
     "inspect",
     "merge",
+    "export",
     "evaluate",
     "demo",
     "doctor",

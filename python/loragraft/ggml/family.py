@@ -26,12 +26,18 @@ class GgmlFamily:
         model_types: Values of ``model_type`` in config.json.
         model_class: The class of transformers that loads the first of them.
         orders: End of a module's path -> in which order its rows or columns lie, see `row_order`.
+        absent: Ends of paths that its blocks do not have, though the package ``gguf`` has names.
+        interleaved: Rows of gate and up of experts alternate in transformers.
+        readable: A model's GGUF can be read as the model; else adapters for it are written alone.
     """
 
     arch: str
     model_types: tuple[str, ...]
     model_class: str
     orders: Mapping[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    interleaved: bool = False
+    readable: bool = True
 
     def order_of(self, module: str) -> str:
         """Return in which order a module's weight lies; empty where as in transformers."""
@@ -51,6 +57,9 @@ def families() -> tuple[GgmlFamily, ...]:
             model_types=tuple(one["model_types"]),
             model_class=one["class"],
             orders=one.get("orders", {}),
+            absent=tuple(one.get("absent", ())),
+            interleaved=one.get("interleaved", False),
+            readable=one.get("readable", True),
         )
         for one in json.loads(_DATA.read_text(encoding="utf-8"))
     )

@@ -31,17 +31,17 @@ class Order(NamedTuple):
     """How a weight lies in a GGUF file.
 
     Attributes:
-        index: Row (or column) i of the file's is number ``index[i]`` of the model's.
+        places: Row (or column) i of the file's is number ``places[i]`` of the model's.
         columns: It is the columns that are rearranged.
     """
 
-    index: NDArray[np.int64]
+    places: NDArray[np.int64]
     columns: bool = False
 
     @property
     def inverse(self) -> NDArray[np.int64]:
         """The model's row i is number ``inverse[i]`` of the file's."""
-        return np.argsort(self.index)
+        return np.argsort(self.places)
 
 
 def order_of(

@@ -1,4 +1,4 @@
-"""The number formats of GGUF files: codes, names and sizes, as ggml.h and ggml-common.h have them."""
+"""The number formats of GGUF files: codes, names and sizes, as ggml has them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 from loragraft.architecture.source_parts import turned
 from loragraft.errors import NonFiniteError
 from loragraft.weights.reader import rows
-from loragraft.weights.source import Microscaled, Plain, Scaled
+from loragraft.weights.source import Microscaled, Plain, Q8Blocks, Scaled
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
@@ -82,4 +82,6 @@ def _geometry(source: Source) -> tuple[Any, ...]:
         return ("scaled", codes, scales, source.block, source.factor)
     if isinstance(source, Microscaled):
         return ("microscaled", source.blocks.shape, source.scales.shape, *source[2:])
+    if isinstance(source, Q8Blocks):
+        return ("q8", source.entry.shape, *source[1:])
     return (type(source).__name__, *map(_geometry, source.parts))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loragraft import native
 from loragraft.input_file import InputFile, changed
-from loragraft.weights.source import Interleaved, Microscaled, Plain, Scaled, Stacked
+from loragraft.weights.source import Interleaved, Microscaled, Plain, Q8Blocks, Scaled, Stacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,10 @@ class MatrixFactory:
                     columns,
                     first_row,
                     step,
+                )
+            case Q8Blocks(entry, rows, columns, first_row, step):
+                return native.StoredMatrix.q8(
+                    self._file(entry), entry.offset, rows, columns, first_row, step
                 )
 
     def _plain(self, source: Plain) -> native.StoredMatrix:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from loragraft.weights.source import Interleaved, Microscaled, Plain, Scaled, Stacked
+from loragraft.weights.source import Interleaved, Microscaled, Plain, Q8Blocks, Scaled, Stacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loragraft.weights.source import Source
 
-    Leaf = Plain | Scaled | Microscaled
+    Leaf = Plain | Scaled | Microscaled | Q8Blocks
 
 
 class Piece(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from loragraft.number_formats import DTYPES, VALUE_DTYPES
 from loragraft.weights.codes import BLOCK, FP4, TABLES, widen
 from loragraft.weights.pieces import pieces
-from loragraft.weights.source import Microscaled, Plain, Scaled
+from loragraft.weights.source import Microscaled, Plain, Q8Blocks, Scaled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MOST: Final = 4 << 20
 #: Gaps are read too where the numbers wanted are at least this share of all.
 _DENSE: Final = 0.25
+#: A block of Q8_0.
+_Q8: Final = np.dtype([("scale", "<f2"), ("codes", "i1", (BLOCK,))])
 
 
 def rows(reader: TensorReader, source: Source, start: int, stop: int) -> NDArray[np.float32]:
@@ -39,7 +41,7 @@ def rows(reader: TensorReader, source: Source, start: int, stop: int) -> NDArray
         ValueError: The rows are not within the matrix.
     """
     _check(source, start, stop)
-    if not isinstance(source, Plain | Scaled | Microscaled):
+    if not isinstance(source, Plain | Scaled | Microscaled | Q8Blocks):
         out = np.empty((stop - start, source.columns), np.float32)
         for piece in pieces(source):
             own = piece.within(start, stop)
@@ -90,6 +92,8 @@ def _leaf(reader: TensorReader, source: Leaf, start: int, stop: int) -> NDArray[
             return _scaled(reader, source, start, stop)
         case Microscaled():
             return _microscaled(reader, source, start, stop)
+        case Q8Blocks():
+            return _q8(reader, source, start, stop)
 
 
 def _plain(reader: TensorReader, source: Plain, start: int, stop: int) -> NDArray[np.float32]:
@@ -121,6 +125,17 @@ def _microscaled(
     with np.errstate(over="ignore"):
         values *= np.repeat(powers, BLOCK, axis=1)
     return values
+
+
+def _q8(reader: TensorReader, source: Q8Blocks, start: int, stop: int) -> NDArray[np.float32]:
+    width = source.columns // BLOCK
+    lines = np.empty((stop - start, width), _Q8)
+    for i in range(start, stop):
+        begin = (source.first_row + source.step * i) * width * _Q8.itemsize
+        data = reader.raw_part(source.entry, begin, begin + width * _Q8.itemsize)
+        lines[i - start] = np.frombuffer(data, _Q8)
+    scales = lines["scale"].astype(np.float32)
+    return (lines["codes"] * scales[:, :, None]).reshape(stop - start, source.columns)
 
 
 def _of_rows(source: Microscaled, entry: TensorEntry, width: int) -> Plain:

@@ -173,7 +173,44 @@ class Microscaled(NamedTuple):
         )
 
 
-Source = Plain | Stacked | Interleaved | Scaled | Microscaled
+class Q8Blocks(NamedTuple):
+    """Q8_0 of ggml: 32 numbers of a row share a scale in half precision.
+
+    Entry (i, j) is code ``j % 32`` times the scale of block ``j // 32`` of row
+    ``first_row + step * i``. A block is 34 bytes: the scale, then 32 integers with a sign.
+
+    Attributes:
+        entry: The tensor.
+        rows: Rows of the matrix.
+        columns: Columns of the matrix, a multiple of 32.
+        first_row: Rows before the first.
+        step: From one row to the next.
+    """
+
+    entry: TensorEntry
+    rows: int
+    columns: int
+    first_row: int = 0
+    step: int = 1
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors that are read."""
+        return (self.entry,)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether columns lie together and rows do not."""
+        return False
+
+    def rows_from(self, start: int, count: int, step: int = 1) -> Q8Blocks:
+        """Return ``count`` rows, from ``start`` on, every ``step``-th."""
+        return self._replace(
+            rows=count, first_row=self.first_row + start * self.step, step=step * self.step
+        )
+
+
+Source = Plain | Stacked | Interleaved | Scaled | Microscaled | Q8Blocks
 
 
 def matrix_of(entry: TensorEntry) -> Plain:

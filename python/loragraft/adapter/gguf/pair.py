@@ -90,9 +90,9 @@ class Pair(NamedTuple):
             if scaled:
                 left = left * np.float32(delta.scaling)
             if self.order is not None and self.order.columns:
-                right = right[:, self.order.index]
+                right = right[:, self.order.places]
             elif self.order is not None:
-                left = left[self.order.index]
+                left = left[self.order.places]
             at_a, at_b = (a[place], b[place]) if self.stacked else (a, b)
             if self.embedding:
                 at_a[:, : right.shape[0]] = right.T

@@ -66,7 +66,7 @@ class GgufTensor(NamedTuple):
 class LongArray(NamedTuple):
     """An array of the metadata that is not kept, such as a vocabulary."""
 
-    count: int
+    length: int
 
 
 class GgufHeader(NamedTuple):

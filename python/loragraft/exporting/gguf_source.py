@@ -1,0 +1,109 @@
+"""An adapter in llama.cpp's format, matrix by matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from loragraft.architecture.expert_layout import Projection
+from loragraft.errors import MismatchError, NonFiniteError
+from loragraft.exporting.matrix_factors import MatrixFactors
+from loragraft.ggml.family import family_for
+from loragraft.ggml.naming import GgmlNames
+from loragraft.ggml.row_order import order_of
+from loragraft.ggml.tensor_types import Q8_0
+from loragraft.weights.reader import rows
+from loragraft.weights.source import Q8Blocks, matrix_of
+from loragraft.wording import shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from loragraft.adapter.gguf.reading import GgufAdapter, GgufPair
+    from loragraft.architecture.linear_module import LinearModule
+    from loragraft.checkpoint import Checkpoint
+    from loragraft.tensor_entry import TensorEntry
+    from loragraft.tensor_reader import TensorReader
+
+_EXPERTS: Final = {
+    Projection.GATE: "ffn_gate_exps",
+    Projection.UP: "ffn_up_exps",
+    Projection.DOWN: "ffn_down_exps",
+}
+_FUSED: Final = "ffn_gate_up_exps"
+
+
+class GgufSource:
+    """See `FactorSource`."""
+
+    def __init__(self, adapter: GgufAdapter, base: Checkpoint, reader: TensorReader) -> None:
+        self._adapter = adapter
+        self._base = base
+        self._family = family_for(base.config)
+        if self._family.arch != adapter.arch:
+            raise MismatchError(
+                f"{shown(adapter.path)}: an adapter for models of architecture {adapter.arch}, but"
+                f" {shown(base.reference)} is {self._family.arch}; use the model that the adapter"
+                " was made for"
+            )
+        self._names = GgmlNames(self._family, base.config)
+        self._reader = reader
+        self._asked: set[str] = set()
+
+    def layer(self, linear: LinearModule) -> MatrixFactors | None:
+        """Return the factors of a weight of its own, None where it is not adapted."""
+        pair = self._adapter.pairs.get(f"{self._names.of(linear.name)}.weight")
+        if pair is None or pair.experts:
+            return None
+        if pair.shape != linear.shape:
+            raise MismatchError(
+                f"{shown(self._adapter.path)}: {pair.name} changes a weight of shape {pair.shape},"
+                f" but {linear.name} of {shown(self._base.reference)} is {linear.shape} (out, in);"
+                " use the model that the adapter was made for"
+            )
+        found = self._read(pair, 0)
+        order = order_of(self._family, linear.name, linear.shape, self._base.config)
+        if order is None:
+            return found
+        if order.columns:
+            return found._replace(a=found.a[:, order.inverse])
+        return found._replace(b=found.b[order.inverse])
+
+    def expert(self, layer: int | None, which: Projection, number: int) -> MatrixFactors | None:
+        """Return the factors of the gate, up or down matrix of an expert."""
+        pair = self._adapter.pairs.get(f"blk.{layer}.{_EXPERTS[which]}.weight")
+        if pair is not None:
+            return self._read(pair, number) if number < pair.experts else None
+        pair = self._adapter.pairs.get(f"blk.{layer}.{_FUSED}.weight")
+        if pair is None or which is Projection.DOWN or number >= pair.experts:
+            return None
+        both = self._read(pair, number)
+        half = len(both.b) // 2
+        second = which is Projection.UP
+        return both._replace(b=both.b[half * second : half * (1 + second)])
+
+    def unused(self) -> tuple[str, ...]:
+        """Return what nobody has asked for, by the names of the source."""
+        return tuple(name for name in self._adapter.pairs if name not in self._asked)
+
+    def _read(self, pair: GgufPair, expert: int) -> MatrixFactors:
+        self._asked.add(pair.name)
+        a, b = self._matrix(pair.a, expert), self._matrix(pair.b, expert)
+        same = pair.a.dtype == pair.b.dtype != Q8_0
+        dtype = pair.a.dtype if same else "F32"
+        return MatrixFactors(b, a.T if pair.embedding else a, pair.scaling, dtype)
+
+    def _matrix(self, entry: TensorEntry, expert: int) -> NDArray[np.float32]:
+        height, width = entry.shape[-2:]
+        if entry.dtype == Q8_0:
+            values = rows(self._reader, Q8Blocks(entry, height, width, height * expert), 0, height)
+        else:
+            start = height * expert
+            values = rows(self._reader, matrix_of(entry), start, start + height)
+        if not np.isfinite(values).all():
+            raise NonFiniteError(
+                f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
+                " factors; the adapter is broken, make or download it again"
+            )
+        return values
