@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from loragraft.adapter.peft_config import CONFIG_FILE, RESIDUAL_FILE
+from loragraft.adapter.peft_config import CONFIG_FILE, GGUF_FILE, RESIDUAL_FILE
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
 from loragraft.wording import reason, shown
@@ -27,7 +27,7 @@ def retire(destination: Destination) -> None:
     Raises:
         FormatError: A file cannot be removed.
     """
-    for name in (CONFIG_FILE, REPORT_FILE, PAGE_FILE, _CARD_FILE, RESIDUAL_FILE):
+    for name in (CONFIG_FILE, REPORT_FILE, PAGE_FILE, _CARD_FILE, RESIDUAL_FILE, GGUF_FILE):
         path = destination.directory / name
         try:
             path.unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def retire(destination: Destination) -> None:
 
 def write_documents(
     destination: Destination,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
     report: Mapping[str, Any] | None,
     card: str,
 ) -> None:
@@ -45,14 +45,15 @@ def write_documents(
 
     Args:
         destination: The adapter's directory.
-        config: Its ``adapter_config.json``.
+        config: Its ``adapter_config.json``; None where PEFT has no part in it.
         report: Its ``report.json``, of which ``report.html`` is made too; None for neither.
         card: Its ``README.md``.
     """
     if report is not None:
         write_report(destination, report)
     write_text_atomic(destination.file(_CARD_FILE), card)
-    write_text_atomic(destination.file(CONFIG_FILE), dump(config))
+    if config is not None:
+        write_text_atomic(destination.file(CONFIG_FILE), dump(config))
 
 
 def write_report(destination: Destination, report: Mapping[str, Any]) -> None:

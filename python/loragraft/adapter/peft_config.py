@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TENSORS_FILE: Final = "adapter_model.safetensors"
 #: Ours: what merging does not give of the tuned checkpoint.
 RESIDUAL_FILE: Final = "residual.safetensors"
+#: The adapter as llama.cpp loads it.
+GGUF_FILE: Final = "adapter.gguf"
 CONFIG_FILE: Final = "adapter_config.json"
 #: In the metadata of the tensor file: how experts are laid out, ``peft`` or ``peft-legacy``. PEFT
 #: would warn of an unknown key in its config.

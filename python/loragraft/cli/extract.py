@@ -74,9 +74,11 @@ DType = Annotated[
     typer.Option(help="Of the factors on disk; auto is fp16 where that is safe, else bf16."),
 ]
 Format = Annotated[
-    str,
+    Literal["peft", "gguf", "both"],
     typer.Option(
-        "--format", "--output-format", metavar="peft", help="Layout of the adapter's files."
+        "--format",
+        "--output-format",
+        help="peft; gguf for llama.cpp's adapter.gguf instead; or both.",
     ),
 ]
 Oversampling = Annotated[
@@ -201,12 +203,10 @@ def extract_command(
             ExtractOptions,
             parse_rank,
             plan_extraction,
-            require_format,
         )
 
         before = given_side("BASE", base, "--model-a", model_a)
         after = given_side("TUNED", tuned, "--model-b", model_b)
-        require_format(output_format)
         require_cpu(device)
         target = None if dry_run and output is None else named_output(output)
         options = ExtractOptions(
@@ -226,6 +226,7 @@ def extract_command(
             save_whole=SaveWhole(save_whole),
             exact=exact,
             patch=patch,
+            format=output_format,
         )
         plan = plan_extraction(before, after, options)
         if target is None or dry_run:

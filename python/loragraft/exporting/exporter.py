@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loragraft.adapter.gguf.file import GGUF_FILE, dtype_of, scale_of, write_gguf
+from loragraft.adapter.gguf.file import dtype_of, scale_of, write_gguf
 from loragraft.adapter.gguf.pairing import pair_up
 from loragraft.adapter.gguf.reading import read_gguf_adapter
 from loragraft.adapter.peft import read_adapter
-from loragraft.adapter.peft_config import CONFIG_FILE, RESIDUAL_FILE, TENSORS_FILE
+from loragraft.adapter.peft_config import CONFIG_FILE, GGUF_FILE, RESIDUAL_FILE, TENSORS_FILE
 from loragraft.adapter.placement import place_adapter
 from loragraft.adapter.restored import kinds_of
 from loragraft.architecture.modules import take_inventory

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
 from loragraft.adapter.packing import Packing
 from loragraft.adapter.peft_config import (
     LAYOUT_KEY,
@@ -24,6 +22,8 @@ from loragraft.safetensors_writer import SafetensorsWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from loragraft.architecture.linear_module import LinearModule
     from loragraft.architecture.modules import Inventory

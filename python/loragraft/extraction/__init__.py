@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loragraft.extraction.extraction import extract, plan_extraction, run_plan
-from loragraft.extraction.options import ExtractOptions, require_format
+from loragraft.extraction.options import ExtractOptions
 from loragraft.extraction.plan import ExtractionPlan
 from loragraft.extraction.ranks import parse_rank
 from loragraft.extraction.result import Extraction
@@ -21,7 +21,6 @@ __all__ = [
     "extract",
     "parse_rank",
     "plan_extraction",
-    "require_format",
     "run_plan",
 ]
 

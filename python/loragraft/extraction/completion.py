@@ -57,6 +57,7 @@ def complete(
     findings = compute(plan, work, store, progress, unfinished)
     choices = decide(plan, findings, store, progress, unfinished)
     done: list[Extraction] = []
+    has_peft = plan.options.format != "gguf"
     for choice in choices:
         destination = destinations[choice.suffix]
         # From here on what is in the directory is no longer the adapter that was there.
@@ -72,6 +73,11 @@ def complete(
             from loragraft.extraction.patch import write_patch  # noqa: PLC0415 -- needs NumPy
 
             patch = write_patch(plan, destination, config, written, progress)
+        gguf = None
+        if plan.options.format != "peft":
+            from loragraft.extraction.gguf_output import write_adapter_gguf  # noqa: PLC0415
+
+            gguf = write_adapter_gguf(plan, destination, config)
         report = make_report(
             plan,
             findings,
@@ -81,9 +87,11 @@ def complete(
             after=carried.warnings(config),
             bytes_written=written,
             patch=patch,
+            gguf=gguf,
             seconds=time.perf_counter() - started,
         )
         data = report.to_json() if with_report else None
-        write_documents(destination, config, data, model_card(report, config))
+        card = model_card(report, config)
+        write_documents(destination, config if has_peft else None, data, card)
         done.append(Extraction(report=report, output=destination.directory, config=config))
     return replace(done[-1], smaller=tuple(done[:-1]))

@@ -38,7 +38,12 @@ def plan_extraction(
     Raises:
         LoragraftError: As `extract`.
     """
-    return make_plan(open_checkpoint(base), open_checkpoint(tuned), options)
+    before, after = open_checkpoint(base, gguf=True), open_checkpoint(tuned, gguf=True)
+    if options.format != "peft":
+        from loragraft.extraction.gguf_output import check_gguf  # noqa: PLC0415 -- NumPy
+
+        check_gguf(before)
+    return make_plan(before, after, options)
 
 
 def extract(
@@ -63,6 +68,7 @@ def extract(
     save_whole: str = "none",
     exact: bool = False,
     patch: bool = False,
+    format: str = "peft",  # noqa: A002 -- the option's name
     force: bool = False,
     resume: bool = False,
     report: bool = True,
@@ -75,7 +81,8 @@ def extract(
     written as lora_B = U√S, lora_A = √S Vᵀ.
 
     Args:
-        base: The base checkpoint: a directory, one .safetensors file, or a Hub id.
+        base: The base checkpoint: a directory, one .safetensors file, a Hub id, or a GGUF file in
+            F32, F16, BF16 or Q8_0.
         tuned: The checkpoint to imitate, of the same architecture.
         output: Directory for the adapter; None keeps the factors in memory.
         rank: Rank of the adapter, capped where a matrix has no more; several such as ``8,16,32``,
@@ -105,6 +112,7 @@ def extract(
             any. Modules without are written as they would be otherwise (docs/exact.md).
         patch: Write what the merge still does not give into ``residual.safetensors``, so that
             ``merge(..., patch=True)`` gives TUNED's tensors bit for bit. Needs ``exact``.
+        format: ``peft``; ``gguf`` for llama.cpp's ``adapter.gguf`` instead; or ``both``.
         force: Replace an adapter in ``output``.
         resume: Go on with a run that was stopped or killed there; its finished work is kept.
         report: Write ``report.json`` and ``report.html`` too.
@@ -136,11 +144,14 @@ def extract(
         save_whole=_save_whole(save_whole),
         exact=exact,
         patch=patch,
+        format=format,
     )
     if output is None and patch:
         raise UsageError("patch needs an output: factors alone are kept in memory")
     if output is None and options.save_whole is not SaveWhole.NONE:
         raise UsageError("save_whole needs an output: factors alone are kept in memory")
+    if output is None and format != "peft":
+        raise UsageError("format needs an output: factors alone are kept in memory")
     plan = plan_extraction(base, tuned, options)
     if output is None:
         from loragraft.extraction.in_memory import run_in_memory  # noqa: PLC0415 -- needs NumPy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.whole_plan import SaveWhole
-from loragraft.errors import MissingDependencyError, UsageError
+from loragraft.errors import UsageError
 from loragraft.extraction.ranks import rules
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: Values of ``--dtype`` and the safetensors codes that they stand for.
 FACTOR_DTYPES: Final = {"auto": "auto", "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 MOE_LAYOUTS: Final = ("auto", "peft", "peft-legacy", "per-expert")
+FORMATS: Final = ("peft", "gguf", "both")
 _IO: Final = ("auto", "mmap", "pread")
 
 
@@ -40,6 +41,7 @@ class ExtractOptions:
         save_whole: Which other tensors are carried as they are.
         exact: Look for factors whose merge rounds to TUNED's weights.
         patch: Write what the merge still does not give beside the adapter.
+        format: ``peft``, ``gguf`` or ``both``.
     """
 
     rank: RankRule
@@ -56,6 +58,7 @@ class ExtractOptions:
     save_whole: SaveWhole = SaveWhole.NONE
     exact: bool = False
     patch: bool = False
+    format: str = "peft"
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -66,6 +69,10 @@ class ExtractOptions:
             raise UsageError(f"--moe-layout {self.moe_layout}: expected {', '.join(MOE_LAYOUTS)}")
         if self.patch and not self.exact:
             raise UsageError("--patch: what a merge does not give is only small with --exact too")
+        if self.format not in FORMATS:
+            raise UsageError(f"--format {self.format}: expected {', '.join(FORMATS)}")
+        if self.patch and self.format == "gguf":
+            raise UsageError("--patch: merge --patch needs the PEFT files too; use --format both")
         if self.io not in _IO:
             raise UsageError(f"--io {self.io}: expected {', '.join(_IO)}")
         if not 0 <= self.oversampling <= 4096:
@@ -94,18 +101,3 @@ class ExtractOptions:
     def scaling(self) -> float:
         """Alpha / rank of the adapter: what PEFT multiplies B·A with, in every module."""
         return 1.0 if self.alpha is None else self.alpha / self.rank.most
-
-
-def require_format(name: str) -> None:
-    """Refuse output formats that cannot be written yet.
-
-    Raises:
-        MissingDependencyError: ``gguf`` or ``both``.
-        UsageError: An unknown format.
-    """
-    if name in {"gguf", "both"}:
-        raise MissingDependencyError(
-            f"--format {name}: GGUF output is not available in this version; use --format peft"
-        )
-    if name != "peft":
-        raise UsageError(f"--format {name}: expected peft, gguf or both")

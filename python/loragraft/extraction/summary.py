@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from loragraft.extraction.choice import Choice
     from loragraft.extraction.findings import Findings
+    from loragraft.extraction.gguf_output import GgufReport
     from loragraft.extraction.patch import PatchReport
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.report.model import TensorReport
@@ -33,6 +34,7 @@ def make_report(
     bytes_written: int,
     seconds: float,
     patch: PatchReport | None = None,
+    gguf: GgufReport | None = None,
 ) -> Report:
     """Return the report of a run.
 
@@ -46,6 +48,7 @@ def make_report(
         bytes_written: Size of the factors as stored.
         seconds: Wall time.
         patch: What was written beside the adapter to restore TUNED, where that was asked for.
+        gguf: What was written for llama.cpp, where that was asked for.
     """
     modules = module_rows(findings, choice)
     energy, error = total_energy(modules)
@@ -67,6 +70,7 @@ def make_report(
             *exact.warnings(plan, choice),
             *after,
             *(patch.warnings() if patch else ()),
+            *(gguf.warnings() if gguf else ()),
         ),
     )
     item = 4 if FACTOR_DTYPES[options.dtype] == "F32" else 2
@@ -75,6 +79,8 @@ def make_report(
         extra["exact"] = exact.to_json(choice)
     if patch is not None:
         extra["patch"] = patch.to_json()
+    if gguf is not None:
+        extra["gguf"] = gguf.to_json()
     return Report("extract", _inputs(plan, choice), summary, tensors, modules, extra)
 
 
@@ -99,4 +105,5 @@ def _inputs(plan: ExtractionPlan, choice: Choice) -> dict[str, Any]:
         "save_whole": options.save_whole.value,
         "exact": options.exact,
         "patch": options.patch,
+        "format": options.format,
     }

@@ -90,7 +90,11 @@ def verify(
         NonFiniteError: NaN or Inf in a factor or in a weight that changed.
     """
     started = time.perf_counter()
-    before, after, lora = open_checkpoint(base), open_checkpoint(tuned), read_adapter(adapter)
+    before, after, lora = (
+        open_checkpoint(base, gguf=True),
+        open_checkpoint(tuned, gguf=True),
+        read_adapter(adapter),
+    )
     placed = place_adapter(lora, before)
     theirs = take_inventory(after, placed.layout, before.config)
     names = [item.linear.name for item in placed.placements if item.linear.address.embedding]

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from loragraft.adapter.gguf.pair import Pair
     from loragraft.adapter.gguf.pairing import Pairing
 
-#: What a file is called where nobody says.
-GGUF_FILE: Final = "adapter.gguf"
 _PAD: Final = 32
 
 
