@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from loragraft.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 VLLM: Final = "vLLM"
 SGLANG: Final = "SGLang"
@@ -53,16 +53,20 @@ def engine_notes(config: Mapping[str, Any], keys: Iterable[str] = ()) -> tuple[E
     return (*_vllm(config), *_sglang(config), *_llama_cpp(config, tuple(keys)))
 
 
-def engine_warnings(config: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
+def engine_warnings(
+    config: Mapping[str, Any], keys: Iterable[str] = (), skipped: Collection[str] = ()
+) -> list[str]:
     """Return `engine_notes` as sentences, one for each program.
 
     Args:
         config: The content of adapter_config.json.
         keys: The names of the tensors.
+        skipped: Programs that nothing is to be said of.
     """
     sentences: dict[str, list[str]] = {}
     for note in engine_notes(config, keys):
-        sentences.setdefault(note.engine, []).append(note.why)
+        if note.engine not in skipped:
+            sentences.setdefault(note.engine, []).append(note.why)
     return [f"{engine} {'; it '.join(whys)}" for engine, whys in sentences.items()]
 
 

@@ -34,13 +34,19 @@ def norms(modules: Iterable[AdapterModule]) -> Iterator[float | None]:
 def _norm(reader: TensorReader, module: AdapterModule) -> float | None:
     a = reader.rows(module.lora_A, 0, module.lora_A.shape[0])
     b = reader.rows(module.lora_B, 0, module.lora_B.shape[0])
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return None
-    pairs = unpack(a, b, max(1, module.experts))
-    square = math.fsum(
-        _square(left.astype(np.float64), right.astype(np.float64)) for left, right in pairs
-    )
-    return abs(module.scaling) * math.sqrt(max(square, 0.0))
+    return norm_of(unpack(a, b, max(1, module.experts)), module.scaling)
+
+
+def norm_of(
+    pairs: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]], scaling: float
+) -> float | None:
+    """Return ‖scaling·B·A‖ of the factors (B, A) of one or more matrices, see `norms`."""
+    squares = []
+    for b, a in pairs:
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return None
+        squares.append(_square(b.astype(np.float64), a.astype(np.float64)))
+    return abs(scaling) * math.sqrt(max(math.fsum(squares), 0.0))
 
 
 def _square(b: NDArray[np.float64], a: NDArray[np.float64]) -> float:

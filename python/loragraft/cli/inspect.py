@@ -1,6 +1,6 @@
 """``loragraft inspect``."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,11 +13,19 @@ def inspect_command(
         str,
         typer.Argument(
             metavar="PATH",
-            help="A checkpoint or an adapter: a directory, a .safetensors file, or a Hub id"
-            " owner/name[@revision].",
+            help="A checkpoint or an adapter: a directory, a .safetensors or .gguf file, or a Hub"
+            " id owner/name[@revision].",
             show_default=False,
         ),
     ],
+    engine: Annotated[
+        Literal["peft", "vllm", "sglang", "llama.cpp"] | None,
+        typer.Option(
+            "--for",
+            help="Also say whether this program would load the adapter, and what it would leave"
+            " out in silence.",
+        ),
+    ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -31,5 +39,5 @@ def inspect_command(
         from loragraft.inspection import inspect
         from loragraft.report.inspection_table import inspection_table
 
-        found = inspect(path)
+        found = inspect(path, engine=engine)
         console.show(found.to_json, lambda: inspection_table(found))

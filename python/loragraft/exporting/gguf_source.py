@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft.adapter.gguf.factors import read_factors
 from loragraft.architecture.expert_layout import Projection
 from loragraft.errors import MismatchError, NonFiniteError
 from loragraft.exporting.matrix_factors import MatrixFactors
@@ -13,17 +14,12 @@ from loragraft.ggml.family import family_for
 from loragraft.ggml.naming import GgmlNames
 from loragraft.ggml.row_order import order_of
 from loragraft.ggml.tensor_types import Q8_0
-from loragraft.weights.reader import rows
-from loragraft.weights.source import Q8Blocks, matrix_of
 from loragraft.wording import shown
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from loragraft.adapter.gguf.reading import GgufAdapter, GgufPair
     from loragraft.architecture.linear_module import LinearModule
     from loragraft.checkpoint import Checkpoint
-    from loragraft.tensor_entry import TensorEntry
     from loragraft.tensor_reader import TensorReader
 
 _EXPERTS: Final = {
@@ -89,21 +85,12 @@ class GgufSource:
 
     def _read(self, pair: GgufPair, expert: int) -> MatrixFactors:
         self._asked.add(pair.name)
-        a, b = self._matrix(pair.a, expert), self._matrix(pair.b, expert)
+        b, a = read_factors(self._reader, pair, expert)
+        for entry, values in ((pair.a, a), (pair.b, b)):
+            if not np.isfinite(values).all():
+                raise NonFiniteError(
+                    f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
+                    " factors; the adapter is broken, make or download it again"
+                )
         same = pair.a.dtype == pair.b.dtype != Q8_0
-        dtype = pair.a.dtype if same else "F32"
-        return MatrixFactors(b, a.T if pair.embedding else a, pair.scaling, dtype)
-
-    def _matrix(self, entry: TensorEntry, expert: int) -> NDArray[np.float32]:
-        height, width = entry.shape[-2:]
-        if entry.dtype == Q8_0:
-            values = rows(self._reader, Q8Blocks(entry, height, width, height * expert), 0, height)
-        else:
-            start = height * expert
-            values = rows(self._reader, matrix_of(entry), start, start + height)
-        if not np.isfinite(values).all():
-            raise NonFiniteError(
-                f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite"
-                " factors; the adapter is broken, make or download it again"
-            )
-        return values
+        return MatrixFactors(b, a, pair.scaling, pair.a.dtype if same else "F32")

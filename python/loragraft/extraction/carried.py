@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from loragraft.adapter.engines import engine_warnings
+from loragraft.adapter.engines import LLAMA_CPP, engine_warnings
 from loragraft.adapter.whole import find_candidates
 from loragraft.adapter.whole_plan import SaveWhole, WholePlan, offers, plan_whole
 from loragraft.extraction.findings import LARGE_CHANGE
@@ -51,11 +51,12 @@ class Carried(NamedTuple):
             return replace(row, why=f"{row.why}: {why}")
         return row
 
-    def warnings(self, config: Mapping[str, Any]) -> list[str]:
+    def warnings(self, config: Mapping[str, Any], *, has_gguf: bool = False) -> list[str]:
         """Return what a user of the adapter should know.
 
         Args:
             config: The adapter's.
+            has_gguf: It is written for llama.cpp too, whose converter is not needed then.
         """
         found = list(self.offers)
         if self.whole.rows is not None:
@@ -64,7 +65,8 @@ class Carried(NamedTuple):
                 " base before the adapter is loaded"
             )
         keys = (tensor.key for tensor in self.whole.tensors)
-        return [*found, *engine_warnings(config, keys)]
+        skipped = (LLAMA_CPP,) if has_gguf else ()
+        return [*found, *engine_warnings(config, keys, skipped)]
 
 
 def carry(plan: ExtractionPlan, choice: Choice, tensors: Sequence[TensorReport]) -> Carried:

@@ -84,7 +84,7 @@ def complete(
             choice,
             carried.told(tensors),
             before=unlike,
-            after=carried.warnings(config),
+            after=carried.warnings(config, has_gguf=gguf is not None),
             bytes_written=written,
             patch=patch,
             gguf=gguf,

@@ -8,6 +8,7 @@ from loragraft.architecture.families import family_of
 from loragraft.architecture.modules import Role
 from loragraft.extraction.findings import LARGE_CHANGE
 from loragraft.extraction.recognition import UNRELATED
+from loragraft.ggml.tensor_types import Q8_0
 from loragraft.report.model import Outcome
 from loragraft.wording import counted, percent
 
@@ -41,6 +42,28 @@ def warnings(
         *_large_changes(tensors),
         *_one_sided(tensors),
         *_opaque(tensors),
+        *_quantised(tensors),
+    ]
+
+
+def _quantised(tensors: tuple[TensorReport, ...]) -> list[str]:
+    """Tell of rounding to 8 bits, which is a hundred times that of bf16 and part of ΔW."""
+    dtypes = [(row.dtype_base, row.dtype_tuned) for row in tensors]
+    sides = [
+        name
+        for place, name in enumerate(("BASE", "TUNED"))
+        if any(pair[place] == Q8_0 for pair in dtypes)
+    ]
+    if not sides:
+        return []
+    known = "rounding_floor in the report says how much"
+    if len(sides) < 2:
+        known = "a full-rank noise that no adapter should follow"
+        if sides == ["TUNED"]:
+            known = f"{known}; rounding_floor in the report says how much"
+    return [
+        f"{' and '.join(sides)} {'is' if len(sides) < 2 else 'are'} stored in {Q8_0}: the rounding"
+        f" to 8 bits is part of the difference, {known}"
     ]
 
 

@@ -45,7 +45,8 @@ def model_card(report: Report, config: Mapping[str, Any]) -> str:
         "## How it was made",
         "\n".join(recipe(report.command, report.inputs)),
         "## How to use it",
-        usage(base, config),
+        "" if _alone(report) else usage(base, config),
+        _llama_cpp(report),
         _restoring(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -62,6 +63,22 @@ def _how(report: Report) -> str:
             f" to the base and rounded, give the weights of the tuned checkpoint{others}."
         )
     return _COMMANDS.get(report.command, f"Made by `loragraft {_code(report.command)}`.")
+
+
+def _alone(report: Report) -> bool:
+    """Whether the files are llama.cpp's alone."""
+    return bool(report.inputs.get("format") == "gguf")
+
+
+def _llama_cpp(report: Report) -> str:
+    """Return how llama.cpp takes the adapter, where it was written for it."""
+    gguf = report.extra.get("gguf")
+    if not gguf:
+        return ""
+    text = f"In llama.cpp, on a GGUF of the base: `llama-cli -m BASE.gguf --lora {gguf['file']}`."
+    if gguf["left_out"]:
+        text += f" That file lacks {len(gguf['left_out'])} modules, which report.json lists."
+    return text
 
 
 def _restoring(report: Report) -> str:

@@ -80,6 +80,23 @@ class AdaptedModule:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOutlook:
+    """What becomes of an adapter in some program.
+
+    Attributes:
+        engine: The program.
+        loads: It does not refuse the adapter.
+        right: It loads all of it, and as it is meant.
+        notes: What there is to know, clauses whose subject is the program.
+    """
+
+    engine: str
+    loads: bool
+    right: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What `inspect` found.
 
@@ -103,6 +120,7 @@ class Inspection:
         residual_bytes: Size of the residual beside an adapter, which `merge --patch` applies; None
             where there is none.
         problems: What may surprise whoever uses it, one sentence each.
+        outlook: What a program that was asked about would do with it.
     """
 
     path: str
@@ -123,6 +141,7 @@ class Inspection:
     modules: tuple[AdaptedModule, ...] = ()
     residual_bytes: int | None = None
     problems: tuple[str, ...] = ()
+    outlook: EngineOutlook | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as plain data, ready for ``json.dumps``."""

@@ -11,7 +11,7 @@ from loragraft.wording import shapes, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loragraft.report.inspection import Inspection, KindCount
+    from loragraft.report.inspection import EngineOutlook, Inspection, KindCount
 
 _NONE: Final = "–"
 
@@ -25,8 +25,21 @@ def inspection_table(inspection: Inspection) -> Page:
     if inspection.others:
         others = ", ".join(f"{count} {why}" for why, count in inspection.others.items())
         parts.append(Line(f"Other tensors: {others}"))
+    if inspection.outlook is not None:
+        parts += list(_outlook(inspection.outlook))
     parts += [Line(f"! {problem}", "yellow") for problem in inspection.problems]
     return Page(tuple(parts))
+
+
+def _outlook(outlook: EngineOutlook) -> Iterator[Line]:
+    verdict, colour = "would not load it", "red"
+    if outlook.right:
+        verdict, colour = "would load it", "green"
+    elif outlook.loads:
+        verdict, colour = "would load it, and not do what is meant", "yellow"
+    yield Line(f"{outlook.engine} {verdict}", colour)
+    for note in outlook.notes:
+        yield Line(f"  {outlook.engine} {note}")
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,8 @@ import math
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
+from loragraft.ggml.tensor_types import Q8_0
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -49,13 +51,16 @@ def rounding_of_pair(rounding_square: float, base: str, tuned: str) -> float:
     """Return the expected squared norm of the rounding that both sides imply.
 
     The base is what it is as it is stored, unless it is stored more coarsely than the tuned side:
-    then that was perhaps tuned from finer weights.
+    then that was perhaps tuned from finer weights. Q8_0 of ggml is made of finer weights always.
 
     Args:
         rounding_square: That of the tuned side.
         base: Safetensors code of the base's weights.
         tuned: Of the tuned ones.
     """
+    if base == tuned == Q8_0:
+        # Both were rounded by themselves, to steps of about the same size.
+        return 2.0 * rounding_square
     coarser = _MANTISSA.get(tuned, 0) - _MANTISSA.get(base, 0)
     if base not in _MANTISSA or coarser <= 0:
         return rounding_square
