@@ -96,7 +96,7 @@ def differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     if base.config is not None and tuned.config is not None:
         keys = sorted(
             key
-            for key in {*base.config, *tuned.config} - _IDLE_KEYS
+            for key in _compared(base, tuned) - _IDLE_KEYS
             if base.config.get(key) != tuned.config.get(key)
         )
         if keys:
@@ -113,6 +113,12 @@ def differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
             f"the tokenizers differ ({', '.join(changed)}): use TUNED's with the adapter"
         )
     return warnings
+
+
+def _compared(base: Checkpoint, tuned: Checkpoint) -> set[str]:
+    """Return the keys of config.json that tell something: a GGUF's has but a few."""
+    ours, theirs = {*(base.config or {})}, {*(tuned.config or {})}
+    return ours | theirs if base.ggml is tuned.ggml is None else ours & theirs
 
 
 def _values(base: Checkpoint, tuned: Checkpoint, key: str) -> str:
