@@ -1,6 +1,6 @@
 """ARC-Challenge: an extracted adapter beside its original, transferred adapters beside controls.
 
-    python benchmarks/arc.py BED DATA OUT [--limit N] [--only smollm2|gemma]
+    python benchmarks/arc.py BED DATA OUT [--limit N] [--only smollm2|gemma] [--dtype fp32|bf16]
 
 BED is that of the test bed of transfer (transfer/README.md), DATA holds ARC-Challenge/test.jsonl.
 Everything is asked by ``loragraft evaluate``; started again it goes on where it was stopped. Writes
@@ -39,7 +39,7 @@ def main() -> None:
             command = ["evaluate", str(bed / part), *runs[part](bed, out)]
             command += ["--task", "arc_challenge", "--data", str(arguments.data)]
             command += ["--limit", str(arguments.limit)] if arguments.limit else []
-            command += ["-o", str(out / part), "--dtype", "fp32", "--resume"]
+            command += ["-o", str(out / part), "--dtype", arguments.dtype, "--resume"]
             _loragraft(command)
             (out / part / "command.txt").write_text(shlex.join(["loragraft", *command]))
     _PAGE.write_text(_page(out, [part for part in _PARTS if (out / part / "report.json").exists()]))
@@ -139,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--only", choices=list(_PARTS))
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     return parser.parse_args()
 
 
