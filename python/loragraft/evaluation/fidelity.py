@@ -13,6 +13,7 @@ from loragraft.evaluation.batches import is_out_of_memory
 from loragraft.evaluation.bootstrap import Interval, ratio_interval, resampled_means
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
 from loragraft.evaluation.divergence import Reference, Sums
+from loragraft.evaluation.fidelity_journal import FidelityJournal
 from loragraft.evaluation.fidelity_row import FidelityRow
 from loragraft.evaluation.windows import WINDOW, common_size, cut_windows, head_size
 from loragraft.wording import counted, reason
@@ -45,6 +46,7 @@ def measure_fidelity(
     *,
     window: int = WINDOW,
     seed: int = 0,
+    journal: FidelityJournal | None = None,
     progress: Progress | None = None,
 ) -> tuple[FidelityRow, ...]:
     """Compare what a model with its adapters foretells of a text with what a tuned model does.
@@ -59,6 +61,7 @@ def measure_fidelity(
         text: What is read.
         window: Tokens of a window at most.
         seed: Of the resamples.
+        journal: Keeps what is found; what it has already is not computed again.
         progress: Called with (candidate, windows done by all, windows in all).
 
     Returns:
@@ -70,7 +73,8 @@ def measure_fidelity(
         NonFiniteError: A model computes NaN or Inf.
     """
     windows = cut_windows(base, tuned, text, window)
-    losses, sums = _run(base, tuned, (_BASE, *candidates), windows, progress)
+    kept = FidelityJournal.begin(None) if journal is None else journal
+    losses, sums = _run(base, tuned, (_BASE, *candidates), windows, kept, progress)
     tokens = np.array([one.tokens for one in windows], np.float64)
     longest = max(len(one.ids) for one in windows)
     rows = []
@@ -109,29 +113,43 @@ def _run(
     tuned: Subject,
     everyone: Sequence[Candidate],
     windows: Sequence[Window],
+    journal: FidelityJournal,
     progress: Progress | None,
 ) -> tuple[Vector, dict[str, Vector]]:
-    """Return the tuned model's losses, (windows,), and what `Sums` has of all, (windows, 3)."""
+    """Return the tuned model's losses, (windows,), and what `Sums` has of all, (windows, 3).
+
+    A window is read by those of whom the journal has nothing of it.
+    """
     tell = progress or (lambda _what, _done, _total: None)
     size = common_size(base, tuned)
-    losses = np.empty(len(windows))
-    sums = {one.name: np.empty((len(windows), len(Sums._fields))) for one in everyone}
-    total = len(windows) * len(everyone)
+    journal.expect([one.name for one in everyone], len(windows))
     for number, window in enumerate(windows):
-        done = number * len(everyone)
-        each = _read(base, tuned, everyone, window, size)
-        losses[number] = next(each)[-1]
-        for place, one in enumerate(everyone):
-            tell(one.name, done + place, total)
-            sums[one.name][number] = next(each)
-    tell(everyone[-1].name, total, total)
-    return losses, sums
+        missing = [one for one in everyone if number not in journal.of(one.name)]
+        if not missing:
+            continue
+        each = _read(base, tuned, missing, window, size)
+        goal = next(each)
+        if number not in journal.of(None):
+            journal.record(number, None, goal)
+        for one in missing:
+            tell(one.name, journal.done, journal.total)
+            journal.record(number, one.name, next(each))
+    tell(everyone[-1].name, journal.done, journal.total)
+    return _column(journal, None, len(windows))[:, -1], {
+        one.name: _column(journal, one.name, len(windows)) for one in everyone
+    }
+
+
+def _column(journal: FidelityJournal, name: str | None, windows: int) -> Vector:
+    """Return what `Sums` has of one, (windows, 3)."""
+    found = journal.of(name)
+    return np.array([found[number] for number in range(windows)], np.float64)
 
 
 def _read(
-    base: Subject, tuned: Subject, everyone: Sequence[Candidate], window: Window, size: int
+    base: Subject, tuned: Subject, others: Sequence[Candidate], window: Window, size: int
 ) -> Iterator[Sums]:
-    """Yield what the tuned model makes of a window, compared with itself, then what all others do.
+    """Yield what the tuned model makes of a window, compared with itself, then what others do.
 
     Raises:
         FormatError: The memory will not do.
@@ -141,7 +159,7 @@ def _read(
         with tuned.being(_TUNED) as scorer:
             reference = Reference(scorer, window, size)
         yield _finite(Sums(0.0, window.tokens, reference.loss), _TUNED.name)
-        for one in everyone:
+        for one in others:
             with base.being(one) as scorer:
                 found = reference.against(scorer)
             yield _finite(found, one.name)

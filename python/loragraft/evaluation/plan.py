@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from loragraft.calibration.language_model import require_runtime, require_whole
 from loragraft.checkpoint import open_checkpoint
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
+from loragraft.evaluation.fidelity_journal import FidelitySetting
 from loragraft.evaluation.harness import Prompts, prepare, require_harness
 from loragraft.evaluation.journal import digest_of
 from loragraft.evaluation.tasks import find_tasks
 from loragraft.evaluation.text import read_text
+from loragraft.evaluation.windows import WINDOW
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loragraft.checkpoint import Checkpoint
+    from loragraft.evaluation.machine import Numbers
     from loragraft.evaluation.options import EvaluateOptions
     from loragraft.evaluation.text import FidelityText
 
@@ -72,6 +75,29 @@ class EvaluationPlan(NamedTuple):
         for entry in self.base.tensors.values():
             counts[entry.dtype] += entry.nbytes
         return max(counts, key=counts.__getitem__, default="")
+
+    def fidelity_setting(self, numbers: Numbers, threads: int) -> FidelitySetting | None:
+        """Return what results of fidelity depend on; None where it is not asked.
+
+        Args:
+            numbers: What is computed with.
+            threads: The same.
+
+        Raises:
+            FormatError: A file cannot be read.
+        """
+        if self.tuned is None or self.text is None:
+            return None
+        whole = self.digests()
+        return FidelitySetting(
+            text=self.text.digest(),
+            tuned=_identity(self.tuned),
+            candidates={name: whole[name] for name in (BASE, *(one.name for one in self.adapters))},
+            dtype=numbers.dtype,
+            device=numbers.device,
+            threads=threads,
+            window=WINDOW,
+        )
 
     def digests(self) -> dict[str, str]:
         """Return a hash of what every candidate consists of, by name.
