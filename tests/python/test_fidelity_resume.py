@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 import asked_models as made
 from command_line import CommandLine, loragraft
@@ -279,14 +280,17 @@ def test_without_threads_it_goes_on_with_as_many_as_before(
     whole: tuple[list[Any], list[Any]],
     stopped: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = shutil.copytree(stopped, tmp_path / "out")
-    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    monkeypatch.setattr("torch.set_num_threads", lambda _count: None)
+    before = torch.get_num_threads()
     ask = list(arguments(place, out, "--resume"))
     del ask[ask.index("--threads") : ask.index("--threads") + 2]
-    answer = loragraft(*ask)
+    try:
+        torch.set_num_threads(3)
+        answer = loragraft(*ask)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
     assert answer.code == 0, answer.err
     assert fidelity_of(out) == whole[0]
 
