@@ -136,7 +136,7 @@ def plan_evaluation(model: str | os.PathLike[str], options: EvaluateOptions) -> 
     text = read_text(options.text) if tuned else None
     require_runtime()
     require_harness()
-    prompts = tuple(one for task in tasks for one in prepare(task, options.limit))
+    prompts = prepare(tasks, options.limit) if tasks else ()
     candidates = (Candidate(BASE, Kind.BASE, base.directory), *options.candidates)
     notes = tuple(task.note for task in tasks if task.note)
     return EvaluationPlan(base, candidates, checkpoints, prompts, notes, options, tuned, text)
