@@ -22,7 +22,7 @@ from loragraft.wording import quoted, reason, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorEntry", "local_path", "open_checkpoint"]
 
 _SUFFIX: Final = ".safetensors"
 _SINGLE_NAME: Final = "model.safetensors"
@@ -91,7 +91,7 @@ def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
         FormatError: There is no such checkpoint, or one of its files is malformed.
     """
     text = os.fspath(reference)
-    path = _local_path(text)
+    path = local_path(text)
     if path.is_dir():
         return _open_directory(text, path)
     if path.name.endswith(_PICKLES):
@@ -101,8 +101,16 @@ def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
     return _assemble(text, path.parent, (path,), None)
 
 
-def _local_path(reference: str) -> Path:
-    """Return where a reference lies, downloading it when it is no path here."""
+def local_path(reference: str, *, adapter: bool = False) -> Path:
+    """Return where a reference lies, downloading it when it is no path here.
+
+    Args:
+        reference: A path or a Hub id ``owner/name[@revision]``.
+        adapter: Whether it is of an adapter rather than of a model.
+
+    Raises:
+        FormatError: There is no such path, and it cannot be downloaded.
+    """
     try:
         os.lstat(reference)
     except PermissionError as error:
@@ -110,7 +118,7 @@ def _local_path(reference: str) -> Path:
     except (OSError, ValueError):
         from loragraft import hub  # noqa: PLC0415 -- only needed for what is not here
 
-        return hub.download(reference)
+        return hub.download_adapter(reference) if adapter else hub.download(reference)
     return Path(reference)
 
 

@@ -79,7 +79,7 @@ def evaluate(
         model: A directory or a Hub id.
         output: Directory for ``items.jsonl``, ``fidelity.jsonl``, ``report.json`` and
             ``report.html``; None writes nothing.
-        adapters: Directories of PEFT adapters of the model, by name.
+        adapters: PEFT adapters of the model, by name: directories or Hub ids.
         models: Other models, whole, by name.
         controls: Adapters that the others must beat, by name.
         find_controls: Also take the controls that ``transfer`` wrote beside the adapters.
@@ -109,9 +109,9 @@ def evaluate(
         UsageError: An option that cannot be used, or an ``output`` that exists.
     """
     options = EvaluateOptions.read(
-        adapters=_paths(adapters),
-        models=_paths(models),
-        controls=_paths(controls),
+        adapters=_references(adapters),
+        models=_references(models),
+        controls=_references(controls),
         find_controls=find_controls,
         oracle=oracle,
         tasks=tasks,
@@ -133,8 +133,8 @@ def evaluate(
     return run_plan(plan, where, force=force, resume=resume, progress=progress)
 
 
-def _paths(given: Paths | None) -> dict[str, Path]:
-    return {name: Path(path) for name, path in (given or {}).items()}
+def _references(given: Paths | None) -> dict[str, str]:
+    return {name: os.fspath(path) for name, path in (given or {}).items()}
 
 
 def _check_unfinished(output: Path, *, force: bool, resume: bool) -> None:

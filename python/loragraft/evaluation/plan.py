@@ -129,7 +129,7 @@ def plan_evaluation(model: str | os.PathLike[str], options: EvaluateOptions) -> 
     checkpoints = {BASE: base}
     for one in options.candidates:
         if one.kind is Kind.MODEL:
-            checkpoints[one.name] = open_checkpoint(one.path)
+            checkpoints[one.name] = open_checkpoint(one.given)
     tuned = None if options.fidelity is None else open_checkpoint(options.fidelity)
     for checkpoint in (*checkpoints.values(), *([tuned] if tuned else ())):
         require_whole(checkpoint)
