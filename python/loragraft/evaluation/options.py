@@ -111,17 +111,10 @@ class EvaluateOptions:
         """
         if dtype not in _DTYPES:
             raise UsageError(f"--dtype {quoted(dtype)}: expected auto, fp32 or bf16")
-        candidates = [_adapter(name, Kind.ADAPTER, given) for name, given in adapters.items()]
-        candidates += [_adapter(name, Kind.CONTROL, given) for name, given in controls.items()]
-        if find_controls:
-            candidates += _beside(candidates)
-        for one in candidates:
-            _require_adapter(one)
-        candidates += [
-            Candidate(name, Kind.MODEL, Path(given), given) for name, given in models.items()
-        ]
+        candidates = _adapters(adapters, controls, find_controls=find_controls)
+        whole = [Candidate(name, Kind.MODEL, Path(given), given) for name, given in models.items()]
         return cls(
-            candidates=tuple(candidates),
+            candidates=(*candidates, *whole),
             oracle=oracle,
             tasks=tuple(tasks) or (() if fidelity is not None else ("arc_challenge",)),
             data=data,
@@ -171,6 +164,19 @@ def named_paths(option: str, texts: Iterable[str]) -> dict[str, str]:
         if name in found:
             raise UsageError(f"{option} {quoted(text)}: the name {quoted(name)} is given twice")
         found[name] = path
+    return found
+
+
+def _adapters(
+    adapters: Mapping[str, str], controls: Mapping[str, str], *, find_controls: bool
+) -> list[Candidate]:
+    """Return the candidates that are adapters of the base."""
+    found = [_adapter(name, Kind.ADAPTER, given) for name, given in adapters.items()]
+    found += [_adapter(name, Kind.CONTROL, given) for name, given in controls.items()]
+    if find_controls:
+        found += _beside(found)
+    for one in found:
+        _require_adapter(one)
     return found
 
 
