@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from loragraft.ggml.model import GgmlStorage
 
-__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorEntry", "local_path", "open_checkpoint"]
 
 _SUFFIX: Final = ".safetensors"
 _SINGLE_NAME: Final = "model.safetensors"
@@ -101,7 +101,7 @@ def open_checkpoint(
         MismatchError: A GGUF of a family that is not proven.
     """
     text = os.fspath(reference)
-    path = _local_path(text)
+    path = local_path(text)
     if path.name.endswith(_GGUF):
         return _open_gguf(text, path, wanted=gguf, skeleton=skeleton)
     if path.is_dir():
@@ -129,8 +129,16 @@ def _open_gguf(reference: str, path: Path, *, wanted: bool, skeleton: bool) -> C
     )
 
 
-def _local_path(reference: str) -> Path:
-    """Return where a reference lies, downloading it when it is no path here."""
+def local_path(reference: str, *, adapter: bool = False) -> Path:
+    """Return where a reference lies, downloading it when it is no path here.
+
+    Args:
+        reference: A path or a Hub id ``owner/name[@revision]``.
+        adapter: Whether it is of an adapter rather than of a model.
+
+    Raises:
+        FormatError: There is no such path, and it cannot be downloaded.
+    """
     try:
         os.lstat(reference)
     except PermissionError as error:
@@ -138,7 +146,7 @@ def _local_path(reference: str) -> Path:
     except (OSError, ValueError):
         from loragraft import hub  # noqa: PLC0415 -- only needed for what is not here
 
-        return hub.download(reference)
+        return hub.download_adapter(reference) if adapter else hub.download(reference)
     return Path(reference)
 
 

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: an id in, a local directory out."""
+"""Models and adapters on the Hugging Face Hub: an id in, a local directory out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from loragraft.errors import FormatError, MissingDependencyError
 from loragraft.wording import quoted, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
 _PART: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -29,6 +30,8 @@ _WANTED: Final = (
     "added_tokens.json",
     "chat_template*",
 )
+#: All that there is to an adapter, and all of which must be there.
+_OF_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
 #: Copies of the weights in other layouts, which some repositories hold besides the model.
 _UNWANTED: Final = ("*/*", "consolidated*")
 _ANSWER_SECONDS: Final = 4.0
@@ -47,11 +50,45 @@ def download(reference: str) -> Path:
         FormatError: The id is malformed, or there is no such model, no network, or no access.
         MissingDependencyError: huggingface_hub is not installed.
     """
+    return _fetched(reference, _WANTED, "a directory, a .safetensors file")
+
+
+def download_adapter(reference: str) -> Path:
+    """Fetch an adapter of PEFT, or find it in the local cache.
+
+    Args:
+        reference: As `download` takes it.
+
+    Returns:
+        The directory of the snapshot, with the adapter's two files.
+
+    Raises:
+        FormatError: As `download`, or the repository holds no such adapter.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    found = _fetched(reference, _OF_ADAPTER, "the directory of a PEFT adapter")
+    missing = next((name for name in _OF_ADAPTER if not (found / name).is_file()), None)
+    if missing is not None:
+        raise FormatError(
+            f"{reference}: has no {missing} at its top, on the Hub or in the local cache: expected"
+            " a PEFT adapter whose weights are safetensors"
+        )
+    return found
+
+
+def _fetched(reference: str, wanted: Sequence[str], expected: str) -> Path:
+    """Return the directory of a repository's files of some names.
+
+    Args:
+        reference: Hub id.
+        wanted: Patterns of these names.
+        expected: What could have been given but an id, in words.
+    """
     match = _REFERENCE.fullmatch(reference)
     if match is None or ".." in reference or "--" in match["repository"]:
         raise FormatError(
-            f"{quoted(reference)}: no such file or directory, and no Hub id either: expected a"
-            " directory, a .safetensors file, or owner/name[@revision]"
+            f"{quoted(reference)}: no such file or directory, and no Hub id either: expected"
+            f" {expected}, or owner/name[@revision]"
         )
     try:
         import huggingface_hub.errors  # noqa: PLC0415 -- takes longer to import than all of numpy
@@ -67,7 +104,7 @@ def download(reference: str) -> Path:
             huggingface_hub.snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=list(_WANTED),
+                allow_patterns=list(wanted),
                 ignore_patterns=list(_UNWANTED),
                 local_files_only=unreachable is not None,
             )

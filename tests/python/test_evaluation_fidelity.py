@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,19 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 
 import asked_models as made
-from loragraft.errors import FormatError, MismatchError, NonFiniteError
+from fidelity_models import EPS, TEXT, Case, case, exact, plain, rows, subject
+from loragraft.errors import FormatError, NonFiniteError
 from loragraft.evaluation import divergence
 from loragraft.evaluation.candidate import Candidate, Kind
 from loragraft.evaluation.divergence import Reference
 from loragraft.evaluation.fidelity import FEWEST, fidelity_notes, measure_fidelity
 from loragraft.evaluation.fidelity_row import FidelityRow, fidelity_words
-from loragraft.evaluation.machine import Numbers
-from loragraft.evaluation.subject import open_subject
 from loragraft.evaluation.table import fidelity_table
 from loragraft.evaluation.text import FidelityText, read_text
 from loragraft.evaluation.windows import Window, cut_windows
@@ -34,11 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from loragraft.evaluation.subject import Subject
 
-FLOAT32 = Numbers("float32", "cpu", "")
-EPS = float(np.finfo(np.float32).eps)
-TEXT = FidelityText("a text", " ".join(f"{n} candles burn, and {n * n} go out;" for n in range(30)))
+__all__ = ["case", "rows"]
 
 
 class Logits(NamedTuple):
@@ -53,54 +46,6 @@ class Logits(NamedTuple):
     @property
     def model(self) -> Logits:
         return self
-
-
-def subject(directory: Path, *adapters: Candidate) -> Subject:
-    return open_subject(directory, adapters, FLOAT32, 1)
-
-
-def merged(base: Path, adapter: Path, directory: Path) -> Path:
-    shutil.copytree(base, directory)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
-    model.merge_and_unload().save_pretrained(directory)
-    return directory
-
-
-class Case(NamedTuple):
-    base: Path
-    tuned: Path
-    right: Candidate
-    other: Candidate
-    idle: Candidate
-
-    @property
-    def adapters(self) -> tuple[Candidate, ...]:
-        return self.right, self.other, self.idle
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    place = tmp_path_factory.mktemp("fidelity")
-    base = made.save_model(place / "base")
-    right = made.save_adapter(place / "right")
-    return Case(
-        base,
-        merged(base, right, place / "tuned"),
-        Candidate("right", Kind.ADAPTER, right),
-        Candidate("other", Kind.CONTROL, made.save_adapter(place / "other", seed=7)),
-        Candidate("idle", Kind.ADAPTER, made.save_adapter(place / "idle", scale=0.0)),
-    )
-
-
-@pytest.fixture(scope="module")
-def rows(case: Case) -> tuple[FidelityRow, ...]:
-    base, tuned = subject(case.base, *case.adapters), subject(case.tuned)
-    return measure_fidelity(base, tuned, case.adapters, TEXT, window=64)
-
-
-def exact(logits: torch.Tensor, others: torch.Tensor) -> tuple[Any, Any, Any]:
-    logs, found = (one.double().log_softmax(-1).numpy() for one in (logits, others))
-    return (np.exp(logs) * (logs - found)).sum(-1), logs, found
 
 
 def slack(logs: Any, found: Any) -> float:
@@ -156,13 +101,6 @@ def test_logits_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts == pytest.approx(whole, rel=1e-12)
     kl, _, _ = exact(one[0, 2:-1], other[0, 2:-1])
     assert parts.kl == pytest.approx(kl.sum(), rel=64 * EPS)
-
-
-def plain(directory: Path, adapter: Path | None, windows: Sequence[Sequence[int]]) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(directory)
-    model = model if adapter is None else PeftModel.from_pretrained(model, adapter)
-    with torch.no_grad():
-        return torch.cat([model(torch.tensor([ids])).logits[0, :-1] for ids in windows])
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -295,68 +233,6 @@ def test_the_table_has_the_base_the_candidates_and_the_tuned(rows: Sequence[Fide
     names = [line.split()[0] for line in lines if line.strip() and line.split()[0].isalpha()]
     assert names == ["candidate", "base", "right", "other", "idle", "tuned"]
     assert f"{rows[1].kl:.4g} ({rows[1].kl_low:.4g} to {rows[1].kl_high:.4g})" in capture.get()
-
-
-def with_vocabulary(directory: Path, change: dict[str, int], drop: str = "") -> Path:
-    path = directory / "tokenizer.json"
-    data = json.loads(path.read_text())
-    vocab = data["model"]["vocab"]
-    vocab.pop(drop, None)
-    path.write_text(json.dumps({**data, "model": {**data["model"], "vocab": {**vocab, **change}}}))
-    return directory
-
-
-def test_other_vocabularies_are_refused(case: Case, tmp_path: Path) -> None:
-    tuned = with_vocabulary(shutil.copytree(case.tuned, tmp_path / "tuned"), {"new!": 300})
-    with pytest.raises(MismatchError) as caught:
-        measure_fidelity(subject(case.base, case.right), subject(tuned), [case.right], TEXT)
-    assert "in 1 token, the first 'new!': unknown to the base, number 300 to the tuned" in str(
-        caught.value
-    )
-
-
-def test_tokenizers_that_cut_otherwise_are_refused(case: Case, tmp_path: Path) -> None:
-    tuned = shutil.copytree(case.tuned, tmp_path / "tuned")
-    path = tuned / "tokenizer.json"
-    data = json.loads(path.read_text())
-    data["model"]["merges"] = []
-    path.write_text(json.dumps(data))
-    with pytest.raises(MismatchError, match="cuts it otherwise"):
-        cut_windows(subject(case.base), subject(tuned), TEXT)
-
-
-def padded(directory: Path, place: Path, rows: int) -> Path:
-    model = AutoModelForCausalLM.from_pretrained(directory)
-    torch.manual_seed(3)
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        # Likely tokens, would they count.
-        model.lm_head.weight[300:] = 5.0
-    shutil.copytree(directory, place)
-    model.save_pretrained(place)
-    return place
-
-
-def test_rows_of_padding_do_not_count(
-    case: Case, rows: Sequence[FidelityRow], tmp_path: Path
-) -> None:
-    tuned = subject(padded(case.tuned, tmp_path / "tuned", 320))
-    base = subject(case.base, *case.adapters)
-    found = measure_fidelity(base, tuned, case.adapters, TEXT, window=64)
-    for one, other in zip(found, rows, strict=True):
-        assert one.kl == pytest.approx(other.kl, rel=1e3 * EPS, abs=EPS)
-        assert one.perplexity_tuned == pytest.approx(other.perplexity_tuned, rel=1e3 * EPS)
-    notes = fidelity_notes(base, tuned, TEXT, found)
-    assert any("300 (base) and 320 rows (tuned)" in note for note in notes)
-    assert not any("heads" in note for note in fidelity_notes(base, base, TEXT, found))
-
-
-def test_tokens_beyond_a_head_are_refused(case: Case, tmp_path: Path) -> None:
-    base = subject(case.base)
-    tuned = subject(case.tuned)
-    tuned.language_model.model.config.vocab_size = 100
-    with pytest.raises(MismatchError, match="beyond the 100 that both models know"):
-        cut_windows(base, tuned, TEXT)
 
 
 def test_numbers_that_are_none_are_told(case: Case) -> None:

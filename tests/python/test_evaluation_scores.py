@@ -246,6 +246,6 @@ def test_unknown_tasks_are_answered_with_those_of_like_names(
 
     monkeypatch.setattr("lm_eval.tasks.TaskManager", Manager)
     with pytest.raises(UsageError, match="no such task, but hellaswag; known without a network"):
-        prepare(*find_tasks(["helaswag"], None, None))
+        prepare(find_tasks(["helaswag"], None, None))
     with pytest.raises(Exception, match=r"data cannot be had \(ConnectionError: no way to wino"):
-        prepare(*find_tasks(["winogrande"], None, None))
+        prepare(find_tasks(["winogrande"], None, None))

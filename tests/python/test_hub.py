@@ -244,17 +244,64 @@ def test_only_what_is_needed_is_fetched(network, request, monkeypatch, tmp_path)
     assert list(wanted) == repository[:9]
 
 
-@pytest.mark.usefixtures("unreachable")
-def test_cached_snapshot_is_used_without_network(empty_cache):
-    commit = "a" * 40
-    repository = empty_cache / f"models--{ID.replace('/', '--')}"
-    snapshot = repository / "snapshots" / commit
+COMMIT = "a" * 40
+
+
+def cached(cache: Path, *names: str) -> Path:
+    """A snapshot in the local cache."""
+    repository = cache / f"models--{ID.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    (snapshot / "config.json").write_text("{}")
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name in names:
+        (snapshot / name).write_text("{}")
+    return snapshot
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_cached_snapshot_is_used_without_network(empty_cache):
+    snapshot = cached(empty_cache, "config.json")
     assert hub.download(ID) == snapshot
-    assert hub.download(f"{ID}@{commit}") == snapshot
+    assert hub.download(f"{ID}@{COMMIT}") == snapshot
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_cached_adapter_is_used_without_network(empty_cache):
+    snapshot = cached(empty_cache, "adapter_config.json", "adapter_model.safetensors")
+    assert hub.download_adapter(ID) == snapshot
+    assert hub.download_adapter(f"{ID}@{COMMIT}") == snapshot
+
+
+@pytest.mark.usefixtures("unreachable")
+@pytest.mark.parametrize("there", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_repository_without_an_adapter_is_refused(empty_cache, there):
+    cached(empty_cache, "config.json", there)
+    with pytest.raises(FormatError, match=f"^{ID}: has no adapter_.* expected a PEFT adapter"):
+        hub.download_adapter(ID)
+
+
+@pytest.mark.usefixtures("reachable")
+def test_only_an_adapters_files_are_fetched(monkeypatch, tmp_path):
+    asked = {}
+
+    def download(repository, **options):
+        asked.update(options, repository=repository)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.download_adapter(f"{ID}@v2") == tmp_path
+    assert (asked["repository"], asked["revision"]) == (ID, "v2")
+    files = [
+        "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md",
+        "tokenizer.json", "model.safetensors", "checkpoint-9/adapter_model.safetensors",
+    ]  # fmt: skip
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        files, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert list(wanted) == files[:2]
 
 
 def test_without_the_client(monkeypatch):

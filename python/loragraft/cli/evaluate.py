@@ -29,7 +29,9 @@ Output = Annotated[
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        "--adapter", metavar="NAME=PATH", help="A PEFT adapter of MODEL; may be given often."
+        "--adapter",
+        metavar="NAME=PATH",
+        help="A PEFT adapter of MODEL, a directory or a Hub id; may be given often.",
     ),
 ]
 Models = Annotated[

@@ -30,8 +30,15 @@ class Candidate(NamedTuple):
         name: As the user calls it; `BASE` for the model alone.
         kind: What it is.
         path: Directory of the adapter or of the model.
+        reference: What the user called that: a path or a Hub id.
     """
 
     name: str
     kind: Kind
     path: Path
+    reference: str = ""
+
+    @property
+    def given(self) -> str:
+        """What it was made of, as the user called it."""
+        return self.reference or str(self.path)

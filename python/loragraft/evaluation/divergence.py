@@ -24,11 +24,14 @@ class Sums(NamedTuple):
         kl: KL(reference ‖ model), in nats.
         agreed: Tokens where both find the same token likeliest.
         loss: −log-probability of the text's own tokens, in nats.
+        outside: Probability that the reference gives to tokens that others do not have; known of
+            the reference alone, 0 of all others.
     """
 
     kl: float
     agreed: float
     loss: float
+    outside: float = 0.0
 
 
 class Reference:
@@ -36,6 +39,7 @@ class Reference:
 
     Attributes:
         loss: −log-probability of the text's own tokens, in nats.
+        outside: Probability that it gives to tokens beyond those that are compared.
     """
 
     def __init__(self, scorer: Scorer, window: Window, size: int) -> None:
@@ -50,10 +54,13 @@ class Reference:
         import torch
 
         self._window, self._size = window, size
-        logits = _logits(scorer, window, size)
+        whole = _logits(scorer, window)
+        logits = whole[:, :size]
         self._logs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-        for where in _chunks(logits):
+        self.outside = 0.0
+        for where in _chunks(whole):
             self._logs[where] = logits[where].float().log_softmax(-1)
+            self.outside += _outside(whole[where], size)
         self._best = self._logs.argmax(-1)
         self._tokens = _tokens(window, logits.device)
         self.loss = _loss(self._logs, self._tokens)
@@ -66,7 +73,7 @@ class Reference:
         negative, and rounding of the log-probabilities enters times d. So divergences far below
         the rounding of a logit are still seen, and equal logits give 0.
         """
-        logits = _logits(scorer, self._window, self._size)
+        logits = _logits(scorer, self._window)[:, : self._size]
         kl = agreed = loss = 0.0
         for where in _chunks(logits):
             found = logits[where].float().log_softmax(-1)
@@ -77,13 +84,13 @@ class Reference:
         return Sums(max(kl, 0.0), agreed, loss)
 
 
-def _logits(scorer: Scorer, window: Window, size: int) -> Any:
-    """Return the logits where tokens are foretold, (places, size)."""
+def _logits(scorer: Scorer, window: Window) -> Any:
+    """Return the logits where tokens are foretold, (places, rows of the head)."""
     import torch
 
     ids = torch.tensor([window.ids], device=scorer.model.device)
     logits = scorer.model(input_ids=ids, use_cache=False).logits[0]
-    return logits[window.first - 1 : -1, :size]
+    return logits[window.first - 1 : -1]
 
 
 def _tokens(window: Window, device: Any) -> Any:
@@ -97,6 +104,15 @@ def _chunks(logits: Any) -> Iterator[slice]:
     step = max(1, _CHUNK // size)
     for start in range(0, places, step):
         yield slice(start, start + step)
+
+
+def _outside(logits: Any, size: int) -> float:
+    """Return the probability of all tokens but the first ones, summed over places."""
+    if logits.shape[-1] <= size:
+        return 0.0
+    found = logits.double()
+    inside = found[:, :size].logsumexp(-1) - found.logsumexp(-1)
+    return float(inside.expm1().neg().sum())
 
 
 def _loss(logs: Any, tokens: Any) -> float:

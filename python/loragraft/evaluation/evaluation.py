@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import PAGE_FILE, REPORT_FILE, write_report
-from loragraft.errors import StoppedError, UsageError
+from loragraft.errors import UsageError
 from loragraft.evaluation.candidate import Kind
 from loragraft.evaluation.fidelity_row import fidelity_words
 from loragraft.evaluation.items import make_items
-from loragraft.evaluation.journal import ITEMS_FILE, Journal
+from loragraft.evaluation.journals import Journals, journals_in
 from loragraft.evaluation.options import EvaluateOptions
 from loragraft.evaluation.plan import plan_evaluation
 from loragraft.evaluation.report import evaluation_report
@@ -77,9 +77,9 @@ def evaluate(
 
     Args:
         model: A directory or a Hub id.
-        output: Directory for ``items.jsonl``, ``report.json`` and ``report.html``; None writes
-            nothing.
-        adapters: Directories of PEFT adapters of the model, by name.
+        output: Directory for ``items.jsonl``, ``fidelity.jsonl``, ``report.json`` and
+            ``report.html``; None writes nothing.
+        adapters: PEFT adapters of the model, by name: directories or Hub ids.
         models: Other models, whole, by name.
         controls: Adapters that the others must beat, by name.
         find_controls: Also take the controls that ``transfer`` wrote beside the adapters.
@@ -97,7 +97,8 @@ def evaluate(
         text: File with that text; None for one in English that the package has.
         force: Replace what is in ``output``.
         resume: Go on with what a stopped run left in ``output``.
-        progress: Called with (candidate, questions done, questions in all) after every batch.
+        progress: Called with (candidate, done, in all), of windows of the text while fidelity is
+            measured, then of questions.
 
     Raises:
         FormatError: A file cannot be read or written, or is malformed; or the memory will not do.
@@ -108,9 +109,9 @@ def evaluate(
         UsageError: An option that cannot be used, or an ``output`` that exists.
     """
     options = EvaluateOptions.read(
-        adapters=_paths(adapters),
-        models=_paths(models),
-        controls=_paths(controls),
+        adapters=_references(adapters),
+        models=_references(models),
+        controls=_references(controls),
         find_controls=find_controls,
         oracle=oracle,
         tasks=tasks,
@@ -132,8 +133,8 @@ def evaluate(
     return run_plan(plan, where, force=force, resume=resume, progress=progress)
 
 
-def _paths(given: Paths | None) -> dict[str, Path]:
-    return {name: Path(path) for name, path in (given or {}).items()}
+def _references(given: Paths | None) -> dict[str, str]:
+    return {name: os.fspath(path) for name, path in (given or {}).items()}
 
 
 def _check_unfinished(output: Path, *, force: bool, resume: bool) -> None:
@@ -142,7 +143,7 @@ def _check_unfinished(output: Path, *, force: bool, resume: bool) -> None:
     Raises:
         UsageError: It could.
     """
-    unfinished = (output / ITEMS_FILE).exists() and not (output / REPORT_FILE).exists()
+    unfinished = journals_in(output) and not (output / REPORT_FILE).exists()
     if unfinished and not (force or resume):
         raise UsageError(
             f"{shown(output)}: holds an evaluation that was not finished; --resume continues it,"
@@ -159,43 +160,34 @@ def run_plan(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Carry a plan out and write its files; see `evaluate`."""
+    asked = plan.tuned is not None
     if output is None:
-        return _run(plan, Journal.begin(None), progress)
-    goes_on = resume and (output / ITEMS_FILE).exists()
+        return _run(plan, Journals.begin(None, fidelity=asked), progress)
+    goes_on = resume and journals_in(output)
     check_destination(output, plan.inputs, force=force or goes_on)
     with Destination(output, force or goes_on) as destination:
-        journal = Journal.go_on(output) if goes_on and not force else Journal.begin(output)
+        start = Journals.go_on if goes_on and not force else Journals.begin
+        journals = start(output, fidelity=asked)
         try:
-            found = _run(plan, journal, progress)
+            found = _run(plan, journals, progress)
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
             for name in (REPORT_FILE, PAGE_FILE):
                 (output / name).unlink(missing_ok=True)
-            raise _stopped(plan, journal, output) from None
+            raise journals.stopped(plan.questions, output) from None
         finally:
-            journal.close()
-            if not journal.known:
-                (output / ITEMS_FILE).unlink(missing_ok=True)
+            journals.close()
         write_report(destination, found.report.to_json())
     return replace(found, output=output)
 
 
-def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedError:
-    if not journal.known:
-        return StoppedError("stopped before the first questions were answered; start again")
-    return StoppedError(
-        f"stopped after {journal.known} of {plan.questions} questions, by all candidates together;"
-        f" they are kept in {shown(output)}, and --resume continues"
-    )
-
-
-def _run(plan: EvaluationPlan, journal: Journal, progress: Progress | None) -> Evaluation:
+def _run(plan: EvaluationPlan, journals: Journals, progress: Progress | None) -> Evaluation:
     started = time.perf_counter()
-    work = Work(plan, journal, progress or (lambda _what, _done, _total: None))
+    work = Work(plan, journals, progress or (lambda _what, _done, _total: None))
     work.run()
     items = {
         task.task: {
-            one.name: make_items(task, one.name, journal.of(task.task, one.name))
+            one.name: make_items(task, one.name, journals.items.of(task.task, one.name))
             for one in plan.candidates
         }
         for task in plan.tasks

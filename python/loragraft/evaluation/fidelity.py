@@ -13,9 +13,11 @@ from loragraft.evaluation.batches import is_out_of_memory
 from loragraft.evaluation.bootstrap import Interval, ratio_interval, resampled_means
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
 from loragraft.evaluation.divergence import Reference, Sums
+from loragraft.evaluation.fidelity_journal import FidelityJournal
 from loragraft.evaluation.fidelity_row import FidelityRow
-from loragraft.evaluation.windows import WINDOW, common_size, cut_windows, head_size
-from loragraft.wording import counted, reason
+from loragraft.evaluation.vocabulary import common_vocabulary
+from loragraft.evaluation.windows import WINDOW, cut_windows
+from loragraft.wording import counted, percent, quoted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from loragraft.evaluation.subject import Subject
     from loragraft.evaluation.text import FidelityText
+    from loragraft.evaluation.vocabulary import Vocabulary
     from loragraft.evaluation.windows import Window
     from loragraft.evaluation.work import Progress
 
@@ -45,6 +48,7 @@ def measure_fidelity(
     *,
     window: int = WINDOW,
     seed: int = 0,
+    journal: FidelityJournal | None = None,
     progress: Progress | None = None,
 ) -> tuple[FidelityRow, ...]:
     """Compare what a model with its adapters foretells of a text with what a tuned model does.
@@ -59,6 +63,7 @@ def measure_fidelity(
         text: What is read.
         window: Tokens of a window at most.
         seed: Of the resamples.
+        journal: Keeps what is found; what it has already is not computed again.
         progress: Called with (candidate, windows done by all, windows in all).
 
     Returns:
@@ -69,13 +74,16 @@ def measure_fidelity(
         FormatError: The text is too short, or the memory will not do.
         NonFiniteError: A model computes NaN or Inf.
     """
-    windows = cut_windows(base, tuned, text, window)
-    losses, sums = _run(base, tuned, (_BASE, *candidates), windows, progress)
+    vocabulary = common_vocabulary(base, tuned)
+    windows = cut_windows(base, tuned, text, window, vocabulary)
+    kept = FidelityJournal.begin(None) if journal is None else journal
+    everyone = (_BASE, *candidates)
+    goal, sums = _run(base, tuned, everyone, windows, vocabulary.size, kept, progress)
     tokens = np.array([one.tokens for one in windows], np.float64)
     longest = max(len(one.ids) for one in windows)
     rows = []
     for one in candidates:
-        found = _Found(tokens, losses, sums[BASE], sums[one.name], longest)
+        found = _Found(tokens, goal, sums[BASE], sums[one.name], longest, vocabulary)
         rows.append(_row(one.name, _rank(base, one), found, found.intervals(seed)))
     return tuple(rows)
 
@@ -95,13 +103,34 @@ def fidelity_notes(
             notes.append(
                 f"fidelity has no intervals: fewer than {FEWEST} windows; give a longer text"
             )
-    here, there = head_size(base), head_size(tuned)
-    if here != there:
+    common = common_vocabulary(base, tuned)
+    if common.added:
+        notes += _added_notes(common, text, rows)
+    elif common.heads[0] != common.heads[1]:
+        here, there = common.heads
         notes.append(
             f"the heads have {here} (base) and {there} rows (tuned), and the tokenizers agree:"
-            f" probabilities are those of the first {common_size(base, tuned)} among themselves"
+            f" probabilities are those of the first {common.size} among themselves"
         )
     return tuple(notes)
+
+
+def _added_notes(
+    common: Vocabulary, text: FidelityText, rows: Sequence[FidelityRow]
+) -> Iterator[str]:
+    """Yield what it means that the tuned model's tokenizer has more tokens than the base's."""
+    told = f" (it gives the others {percent(rows[0].outside)} on average)" if rows else ""
+    yield (
+        f"the tuned model's tokenizer adds {counted(len(common.added), 'token')} to the base's, the"
+        f" first {quoted(common.added[0])}: the text was cut by the base's tokenizer, and"
+        f" probabilities are those of the {common.size} tokens that both have, among"
+        f" themselves{told}; whether and when a candidate would write an added token is not seen"
+    )
+    if common.without_added(text.text) != text.text:
+        yield (
+            f"{text.name} holds added tokens, which both models read in the pieces that the base's"
+            " tokenizer cuts them into: the tuned model was hardly tuned on these"
+        )
 
 
 def _run(
@@ -109,29 +138,42 @@ def _run(
     tuned: Subject,
     everyone: Sequence[Candidate],
     windows: Sequence[Window],
+    size: int,
+    journal: FidelityJournal,
     progress: Progress | None,
 ) -> tuple[Vector, dict[str, Vector]]:
-    """Return the tuned model's losses, (windows,), and what `Sums` has of all, (windows, 3)."""
+    """Return what `Sums` has of the tuned model and of all others, (windows, 4).
+
+    A window is read by those of whom the journal has nothing of it.
+    """
     tell = progress or (lambda _what, _done, _total: None)
-    size = common_size(base, tuned)
-    losses = np.empty(len(windows))
-    sums = {one.name: np.empty((len(windows), len(Sums._fields))) for one in everyone}
-    total = len(windows) * len(everyone)
+    journal.expect([one.name for one in everyone], len(windows))
     for number, window in enumerate(windows):
-        done = number * len(everyone)
-        each = _read(base, tuned, everyone, window, size)
-        losses[number] = next(each)[-1]
-        for place, one in enumerate(everyone):
-            tell(one.name, done + place, total)
-            sums[one.name][number] = next(each)
-    tell(everyone[-1].name, total, total)
-    return losses, sums
+        missing = [one for one in everyone if number not in journal.of(one.name)]
+        if not missing:
+            continue
+        each = _read(base, tuned, missing, window, size)
+        goal = next(each)
+        if number not in journal.of(None):
+            journal.record(number, None, goal)
+        for one in missing:
+            tell(one.name, journal.done, journal.total)
+            journal.record(number, one.name, next(each))
+    tell(everyone[-1].name, journal.done, journal.total)
+    others = {one.name: _table(journal, one.name, len(windows)) for one in everyone}
+    return _table(journal, None, len(windows)), others
+
+
+def _table(journal: FidelityJournal, name: str | None, windows: int) -> Vector:
+    """Return what `Sums` has of one, (windows, 4)."""
+    found = journal.of(name)
+    return np.array([found[number] for number in range(windows)], np.float64)
 
 
 def _read(
-    base: Subject, tuned: Subject, everyone: Sequence[Candidate], window: Window, size: int
+    base: Subject, tuned: Subject, others: Sequence[Candidate], window: Window, size: int
 ) -> Iterator[Sums]:
-    """Yield what the tuned model makes of a window, compared with itself, then what all others do.
+    """Yield what the tuned model makes of a window, compared with itself, then what others do.
 
     Raises:
         FormatError: The memory will not do.
@@ -140,8 +182,9 @@ def _read(
     try:
         with tuned.being(_TUNED) as scorer:
             reference = Reference(scorer, window, size)
-        yield _finite(Sums(0.0, window.tokens, reference.loss), _TUNED.name)
-        for one in everyone:
+        own = Sums(0.0, window.tokens, reference.loss, reference.outside)
+        yield _finite(own, _TUNED.name)
+        for one in others:
             with base.being(one) as scorer:
                 found = reference.against(scorer)
             yield _finite(found, one.name)
@@ -168,17 +211,19 @@ class _Found(NamedTuple):
 
     Attributes:
         tokens: That are foretold, (windows,).
-        losses: Of the tuned model, (windows,).
-        base: What `Sums` has of the base, (windows, 3).
+        goal: What `Sums` has of the tuned model, (windows, 4).
+        base: The same of the base.
         own: The same of the candidate.
         longest: Tokens of the longest window.
+        vocabulary: What the models have in common.
     """
 
     tokens: Vector
-    losses: Vector
+    goal: Vector
     base: Vector
     own: Vector
     longest: int
+    vocabulary: Vocabulary
 
     def intervals(self, seed: int) -> tuple[Interval | None, Interval | None]:
         """Return those of the KL per token and of the share removed."""
@@ -200,8 +245,9 @@ def _row(
     intervals: tuple[Interval | None, Interval | None],
 ) -> FidelityRow:
     count = float(found.tokens.sum())
-    kl, agreed, loss = map(float, found.own.sum(0) / count)
-    kl_base, agreed_base, loss_base = map(float, found.base.sum(0) / count)
+    kl, agreed, loss, _ = map(float, found.own.sum(0) / count)
+    kl_base, agreed_base, loss_base, _ = map(float, found.base.sum(0) / count)
+    _, _, loss_tuned, outside = map(float, found.goal.sum(0) / count)
     near, removed = ((None, None) if one is None else one for one in intervals)
     return FidelityRow(
         candidate=name,
@@ -220,7 +266,10 @@ def _row(
         top1_base=agreed_base,
         perplexity=_perplexity(loss),
         perplexity_base=_perplexity(loss_base),
-        perplexity_tuned=_perplexity(float(found.losses.sum()) / count),
+        perplexity_tuned=_perplexity(loss_tuned),
+        vocabulary=found.vocabulary.size,
+        added_tokens=len(found.vocabulary.added),
+        outside=outside,
         same=bool(np.array_equal(found.base, found.own)),
     )
 

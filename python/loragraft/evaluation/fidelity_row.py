@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from loragraft.wording import percent
+from loragraft.wording import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,10 @@ class FidelityRow:
         perplexity_base: The same of the base.
         perplexity_tuned: The same of the tuned model.
         same: Whether it gives the base's figures in every window, bit for bit.
+        vocabulary: Tokens, the first ones, that probabilities are of, among themselves.
+        added_tokens: Tokens that the tuned model's tokenizer adds to the base's; they are not
+            among these.
+        outside: Mean probability that the tuned model gives to all but these.
     """
 
     candidate: str
@@ -56,6 +60,9 @@ class FidelityRow:
     perplexity_base: float
     perplexity_tuned: float
     same: bool
+    vocabulary: int
+    added_tokens: int
+    outside: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
@@ -67,8 +74,19 @@ def fidelity_words(rows: Sequence[FidelityRow], tuned: str = "TUNED") -> str:
     if rows and rows[0].kl_base == 0.0:
         near = [f"{row.candidate}: KL {row.kl:.3g} nats a token from it" for row in rows if row.kl]
         told = f"{tuned} gives the base's probabilities, bit for bit: there is nothing to reproduce"
-        return "; ".join([told, *near])
-    return "; ".join(_words(row, tuned) for row in rows)
+        return "; ".join([told, *near, *_added(rows, tuned)])
+    return "; ".join([*(_words(row, tuned) for row in rows), *_added(rows, tuned)])
+
+
+def _added(rows: Sequence[FidelityRow], tuned: str) -> list[str]:
+    """Return in words that tokens do not count."""
+    added = rows[0].added_tokens if rows else 0
+    if not added:
+        return []
+    return [
+        f"the text was cut by the base's tokenizer, and {counted(added, 'token')} that"
+        f" {tuned}'s adds to it did not count"
+    ]
 
 
 def _words(row: FidelityRow, tuned: str) -> str:

@@ -74,22 +74,40 @@ def require_harness() -> None:
         )
 
 
-def prepare(task: Task, limit: int | None = None) -> tuple[Prompts, ...]:
-    """Return the prompts of a task, of several where the harness knows a group by that name.
+def prepare(tasks: Sequence[Task], limit: int | None = None) -> tuple[Prompts, ...]:
+    """Return the prompts of tasks, of several for one where the harness knows a group by its name.
 
     Args:
-        task: The task.
+        tasks: The tasks.
         limit: Questions at most; None for all.
 
     Raises:
         MissingDependencyError: lm-evaluation-harness is not installed.
-        UsageError: It knows no such task, or one that is not multiple choice.
-        FormatError: The data of the task cannot be had.
+        UsageError: It knows no such task, or one that is not multiple choice, or two of them have
+            a task in common.
+        FormatError: The data of a task cannot be had.
     """
     require_harness()
-    with _silence():
-        found = _registered(task) if task.questions is None else _local(task)
-        return tuple(_prompts(name, one, limit) for name, one in found.items())
+    prompts: dict[str, Prompts] = {}
+    with _silence(), _without_bars():
+        # Made once: it reads thousands of files.
+        manager = None if all(task.questions for task in tasks) else _manager()
+        for task in tasks:
+            found = _local(task) if task.questions else _registered(manager, task)
+            for name, one in found.items():
+                if name in prompts:
+                    raise UsageError(
+                        f"--task {quoted(task.name)}: {quoted(name)} is among its tasks, and is"
+                        " asked already; keep one of them"
+                    )
+                prompts[name] = _prompts(name, one, limit)
+    return tuple(prompts.values())
+
+
+def _manager() -> Any:
+    import lm_eval.tasks
+
+    return lm_eval.tasks.TaskManager()
 
 
 def _local(task: Task) -> dict[str, Any]:
@@ -111,10 +129,8 @@ def _local(task: Task) -> dict[str, Any]:
     return {task.name: found[task.like]}
 
 
-def _registered(task: Task) -> dict[str, Any]:
-    import lm_eval.tasks
-
-    manager = lm_eval.tasks.TaskManager()
+def _registered(manager: Any, task: Task) -> dict[str, Any]:
+    """Return the harness's task, or those of its group."""
     if task.name not in manager.all_tasks:
         near = difflib.get_close_matches(task.name, manager.all_tasks, _MOST_MATCHES)
         raise UsageError(
@@ -133,11 +149,37 @@ def _registered(task: Task) -> dict[str, Any]:
 
 
 def _prompts(name: str, task: Any, limit: int | None) -> Prompts:
-    if task.OUTPUT_TYPE != _KIND or getattr(task, "multiple_target", 0):
+    what = _unlike(task)
+    if what:
         raise UsageError(
-            f"--task {name}: is {quoted(task.OUTPUT_TYPE)} in lm-evaluation-harness; only multiple"
-            " choice with one right answer is evaluated here"
+            f"--task {name}: {what} in lm-evaluation-harness; only multiple choice with one right"
+            " answer is evaluated here"
         )
+    try:
+        return _read(name, task, limit)
+    except FormatError:
+        raise
+    except Exception as error:
+        # Templates and code of the task's own, on data that may be anybody's.
+        raise FormatError(
+            f"--task {name}: lm-evaluation-harness cannot ask its questions ({reason(error)})"
+        ) from error
+
+
+def _unlike(task: Any) -> str:
+    """Return in words what a task is other than multiple choice with one right answer."""
+    if task.OUTPUT_TYPE != _KIND:
+        return f"is {quoted(task.OUTPUT_TYPE)}"
+    if getattr(task, "multiple_target", 0):
+        return "may have several right answers"
+    if callable(task.get_config("process_results")):
+        return "is scored by code of its own"
+    if task.get_config("doc_to_image") or task.get_config("doc_to_audio"):
+        return "has images or sounds"
+    return ""
+
+
+def _read(name: str, task: Any, limit: int | None) -> Prompts:
     task.set_fewshot_seed(seed=_EXAMPLES_SEED)
     shots = task.get_config("num_fewshot") or 0
     ids, gold, requests, lengths = [], [], [], []
@@ -154,6 +196,9 @@ def _prompts(name: str, task: Any, limit: int | None) -> Prompts:
         gold.append(_number(right(document), choices, f"task {name}, question {number}"))
         requests.append(tuple(tuple(one.args) for one in asked[: len(choices)]))
         lengths.append(tuple(float(len(choice)) for choice in choices))
+    if len(set(ids)) < len(ids):
+        # Names of passages, say, to which there are several questions.
+        ids = list(map(str, range(len(ids))))
     return Prompts(name, tuple(ids), tuple(gold), tuple(requests), tuple(lengths))
 
 
@@ -217,3 +262,17 @@ def _silence() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library of data sets from drawing bars, which it does without a terminal, too."""
+    import datasets
+
+    shown = datasets.utils.are_progress_bars_disabled() is False
+    datasets.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.utils.enable_progress_bars()

@@ -8,12 +8,11 @@ of the same candidates is not computed again.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loragraft.errors import FormatError, UsageError
-from loragraft.wording import quoted, reason, shown
+from loragraft.errors import FormatError
+from loragraft.evaluation.results_file import ResultsFile
+from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,22 +50,27 @@ class Journal:
         results: Log-likelihoods of the answers by task, candidate and number of the question.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        """Prepare a journal; without a path nothing outlives the run."""
-        self._path, self._fd = path, -1
+    def __init__(self, file: ResultsFile) -> None:
+        """Take over what a file holds.
+
+        Raises:
+            UsageError: Something else wrote it.
+        """
+        self._file = file
         self.results: dict[tuple[str, str], dict[int, tuple[float, ...]]] = {}
         self.setting: Setting | None = None
+        file.read_by(self._take)
+        if file.rows and self.setting is None:
+            raise file.foreign()
 
     @classmethod
     def begin(cls, directory: Path | None) -> Self:
-        """Start anew.
+        """Start anew; without a directory nothing outlives the run.
 
         Raises:
             FormatError: The file cannot be written.
         """
-        journal = cls(None if directory is None else directory / ITEMS_FILE)
-        journal._open(os.O_CREAT | os.O_TRUNC)
-        return journal
+        return cls(ResultsFile.begin(None if directory is None else directory / ITEMS_FILE))
 
     @classmethod
     def go_on(cls, directory: Path) -> Self:
@@ -74,11 +78,16 @@ class Journal:
 
         Raises:
             FormatError: The file cannot be read or written.
+            UsageError: Something else wrote it.
         """
-        journal = cls(directory / ITEMS_FILE)
-        journal._read()
-        journal._open(0)
-        return journal
+        return cls(ResultsFile.go_on(directory / ITEMS_FILE))
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        if row.get("schema") == _SCHEMA:
+            self.setting = Setting(*(row[key] for key in Setting._fields))
+        elif "log_likelihoods" in row:
+            values = tuple(map(float, row["log_likelihoods"]))
+            self.of(row["task"], row["candidate"])[int(row["question"])] = values
 
     def agree(self, setting: Setting) -> None:
         """Say what this run depends on.
@@ -86,26 +95,21 @@ class Journal:
         Raises:
             UsageError: The run that is gone on with had something else by the same name.
         """
-        before = self.setting
+        before, file = self.setting, self._file
         if before is not None:
-            for what, ours, theirs in (
-                ("task", setting.tasks, before.tasks),
-                ("candidate", setting.candidates, before.candidates),
-            ):
-                for name in ours.keys() & theirs.keys():
-                    if ours[name] != theirs[name]:
-                        raise self._other(f"another {what} {quoted(name)}")
+            file.require_same("task", setting.tasks, before.tasks)
+            file.require_same("candidate", setting.candidates, before.candidates)
             if setting.dtype != before.dtype:
-                raise self._other(f"--dtype {before.dtype}, not {setting.dtype}")
+                raise file.other(f"--dtype {before.dtype}, not {setting.dtype}")
             if setting.questions != before.questions:
-                raise self._other(f"another --batch-size than {setting.questions or 'auto'}")
+                raise file.other(f"another --batch-size than {setting.questions or 'auto'}")
             setting = setting._replace(
                 tasks={**before.tasks, **setting.tasks},
                 candidates={**before.candidates, **setting.candidates},
                 tokens=before.tokens,
             )
         self.setting = setting
-        self._append({"schema": _SCHEMA, **setting._asdict()})
+        file.append([{"schema": _SCHEMA, **setting._asdict()}])
 
     def record(
         self, task: str, candidate: str, ids: Sequence[str], found: Mapping[int, tuple[float, ...]]
@@ -122,7 +126,7 @@ class Journal:
             FormatError: The disk is full or fails.
         """
         self.of(task, candidate).update(found)
-        rows = (
+        self._file.append(
             {
                 "task": task,
                 "candidate": candidate,
@@ -132,7 +136,6 @@ class Journal:
             }
             for number, values in found.items()
         )
-        self._write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
     def of(self, task: str, candidate: str) -> dict[int, tuple[float, ...]]:
         """Return what is known of a candidate and a task, by number of the question."""
@@ -144,70 +147,8 @@ class Journal:
         return sum(map(len, self.results.values()))
 
     def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _other(self, what: str) -> UsageError:
-        directory = shown(self._path.parent) if self._path is not None else ""
-        return UsageError(
-            f"{directory}: holds results of {what}; choose another directory, or give --force"
-            " instead of --resume to start again"
-        )
-
-    def _read(self) -> None:
-        assert self._path is not None
-        try:
-            data = self._path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                # A crash cut the last line short.
-                os.truncate(self._path, whole)
-        except OSError as error:
-            raise FormatError(f"{shown(self._path)}: cannot be read: {reason(error)}") from error
-        for row in filter(None, map(_parsed, data[:whole].split(b"\n"))):
-            if row.get("schema") == _SCHEMA:
-                self.setting = Setting(*(row[key] for key in Setting._fields))
-            elif "log_likelihoods" in row:
-                values = tuple(map(float, row["log_likelihoods"]))
-                self.of(row["task"], row["candidate"])[int(row["question"])] = values
-        if self.setting is None:
-            raise UsageError(
-                f"{shown(self._path)}: was not written by an evaluation; give --force instead of"
-                " --resume to start again"
-            )
-
-    def _open(self, flags: int) -> None:
-        if self._path is None:
-            return
-        try:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _append(self, row: Mapping[str, Any]) -> None:
-        self._write(json.dumps(row).encode() + b"\n")
-
-    def _write(self, data: bytes) -> None:
-        if self._path is None:
-            return
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> FormatError:
-        return FormatError(f"{shown(self._path or '')}: cannot be written: {reason(error)}")
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+        """Close the file, which stays if it has results."""
+        self._file.close(keep=bool(self.known))
 
 
 def digest_of(files: Sequence[Path]) -> str:

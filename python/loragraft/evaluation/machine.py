@@ -80,6 +80,13 @@ def choose_threads(asked: int | None, device: str) -> tuple[int | None, str]:
     return 1, f"one thread: {gain:.1f} times as fast here now as {torch.get_num_threads()}"
 
 
+def thread_count(threads: int | None) -> int:
+    """Return how many threads torch takes where so many are asked for, None for its own choice."""
+    import torch
+
+    return int(threads or torch.get_num_threads())
+
+
 def _seconds(dtype: str, threads: int | None = None) -> float:
     """Return the median time of a few matrix products in a row."""
     import torch

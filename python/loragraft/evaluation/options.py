@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.checkpoint import local_path
 from loragraft.errors import FormatError, UsageError
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
 from loragraft.wording import listed, quoted, shown
@@ -87,9 +88,9 @@ class EvaluateOptions:
     def read(
         cls,
         *,
-        adapters: Mapping[str, Path],
-        models: Mapping[str, Path],
-        controls: Mapping[str, Path],
+        adapters: Mapping[str, str],
+        models: Mapping[str, str],
+        controls: Mapping[str, str],
         find_controls: bool = False,
         batch_size: int | str = "auto",
         dtype: str = "auto",
@@ -106,19 +107,14 @@ class EvaluateOptions:
 
         Raises:
             UsageError: One cannot be used.
-            FormatError: A directory holds no adapter.
+            FormatError: A directory holds no adapter, or it cannot be had from the Hub.
         """
-        candidates = [Candidate(name, Kind.ADAPTER, path) for name, path in adapters.items()]
-        candidates += [Candidate(name, Kind.CONTROL, path) for name, path in controls.items()]
-        if find_controls:
-            candidates += _beside(candidates, adapters)
-        for one in candidates:
-            _require_adapter(one)
-        candidates += [Candidate(name, Kind.MODEL, path) for name, path in models.items()]
         if dtype not in _DTYPES:
             raise UsageError(f"--dtype {quoted(dtype)}: expected auto, fp32 or bf16")
+        candidates = _adapters(adapters, controls, find_controls=find_controls)
+        whole = [Candidate(name, Kind.MODEL, Path(given), given) for name, given in models.items()]
         return cls(
-            candidates=tuple(candidates),
+            candidates=(*candidates, *whole),
             oracle=oracle,
             tasks=tuple(tasks) or (() if fidelity is not None else ("arc_challenge",)),
             data=data,
@@ -139,7 +135,7 @@ class EvaluateOptions:
         """
         return {
             "model": model,
-            "candidates": {one.name: str(one.path) for one in self.candidates},
+            "candidates": {one.name: one.given for one in self.candidates},
             "oracle": self.oracle,
             "tasks": list(self.tasks),
             "data": None if self.data is None else str(self.data),
@@ -152,13 +148,13 @@ class EvaluateOptions:
         }
 
 
-def named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
-    """Read ``NAME=PATH`` texts.
+def named_paths(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Read ``NAME=PATH`` texts, where a path may be a Hub id.
 
     Raises:
         UsageError: One has another form, or a name comes twice.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for text in texts:
         name, _, path = text.partition("=")
         if not name.strip() or not path:
@@ -167,11 +163,28 @@ def named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
             )
         if name in found:
             raise UsageError(f"{option} {quoted(text)}: the name {quoted(name)} is given twice")
-        found[name] = Path(path)
+        found[name] = path
     return found
 
 
-def _beside(known: Sequence[Candidate], adapters: Mapping[str, Path]) -> list[Candidate]:
+def _adapters(
+    adapters: Mapping[str, str], controls: Mapping[str, str], *, find_controls: bool
+) -> list[Candidate]:
+    """Return the candidates that are adapters of the base."""
+    found = [_adapter(name, Kind.ADAPTER, given) for name, given in adapters.items()]
+    found += [_adapter(name, Kind.CONTROL, given) for name, given in controls.items()]
+    if find_controls:
+        found += _beside(found)
+    for one in found:
+        _require_adapter(one)
+    return found
+
+
+def _adapter(name: str, kind: Kind, reference: str) -> Candidate:
+    return Candidate(name, kind, local_path(reference, adapter=True), reference)
+
+
+def _beside(known: Sequence[Candidate]) -> list[Candidate]:
     """Return the controls that `transfer` wrote beside adapters.
 
     Raises:
@@ -179,8 +192,9 @@ def _beside(known: Sequence[Candidate], adapters: Mapping[str, Path]) -> list[Ca
     """
     given = {one.path.resolve() for one in known}
     pairs = [
-        Candidate(f"{name}-{what}", Kind.CONTROL, path.with_name(f"{path.name}-{what}"))
-        for name, path in adapters.items()
+        Candidate(f"{one.name}-{what}", Kind.CONTROL, one.path.with_name(f"{one.path.name}-{what}"))
+        for one in known
+        if one.kind is Kind.ADAPTER
         for what in _CONTROLS
     ]
     found = [one for one in pairs if one.path.is_dir() and one.path.resolve() not in given]

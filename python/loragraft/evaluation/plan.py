@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from loragraft.calibration.language_model import require_runtime, require_whole
 from loragraft.checkpoint import open_checkpoint
 from loragraft.evaluation.candidate import BASE, Candidate, Kind
+from loragraft.evaluation.fidelity_journal import FidelitySetting
 from loragraft.evaluation.harness import Prompts, prepare, require_harness
 from loragraft.evaluation.journal import digest_of
 from loragraft.evaluation.tasks import find_tasks
 from loragraft.evaluation.text import read_text
+from loragraft.evaluation.windows import WINDOW
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loragraft.checkpoint import Checkpoint
+    from loragraft.evaluation.machine import Numbers
     from loragraft.evaluation.options import EvaluateOptions
     from loragraft.evaluation.text import FidelityText
 
@@ -73,6 +76,29 @@ class EvaluationPlan(NamedTuple):
             counts[entry.dtype] += entry.nbytes
         return max(counts, key=counts.__getitem__, default="")
 
+    def fidelity_setting(self, numbers: Numbers, threads: int) -> FidelitySetting | None:
+        """Return what results of fidelity depend on; None where it is not asked.
+
+        Args:
+            numbers: What is computed with.
+            threads: The same.
+
+        Raises:
+            FormatError: A file cannot be read.
+        """
+        if self.tuned is None or self.text is None:
+            return None
+        whole = self.digests()
+        return FidelitySetting(
+            text=self.text.digest(),
+            tuned=_identity(self.tuned),
+            candidates={name: whole[name] for name in (BASE, *(one.name for one in self.adapters))},
+            dtype=numbers.dtype,
+            device=numbers.device,
+            threads=threads,
+            window=WINDOW,
+        )
+
     def digests(self) -> dict[str, str]:
         """Return a hash of what every candidate consists of, by name.
 
@@ -103,14 +129,14 @@ def plan_evaluation(model: str | os.PathLike[str], options: EvaluateOptions) -> 
     checkpoints = {BASE: base}
     for one in options.candidates:
         if one.kind is Kind.MODEL:
-            checkpoints[one.name] = open_checkpoint(one.path)
+            checkpoints[one.name] = open_checkpoint(one.given)
     tuned = None if options.fidelity is None else open_checkpoint(options.fidelity)
     for checkpoint in (*checkpoints.values(), *([tuned] if tuned else ())):
         require_whole(checkpoint)
     text = read_text(options.text) if tuned else None
     require_runtime()
     require_harness()
-    prompts = tuple(one for task in tasks for one in prepare(task, options.limit))
+    prompts = prepare(tasks, options.limit) if tasks else ()
     candidates = (Candidate(BASE, Kind.BASE, base.directory), *options.candidates)
     notes = tuple(task.note for task in tasks if task.note)
     return EvaluationPlan(base, candidates, checkpoints, prompts, notes, options, tuned, text)

@@ -91,7 +91,7 @@ class EvaluationReport:
             "inputs": dict(self.inputs),
             "summary": asdict(self.summary),
             "candidates": [
-                {"name": one.name, "kind": one.kind.value, "path": str(one.path)}
+                {"name": one.name, "kind": one.kind.value, "path": one.given}
                 for one in self.candidates
             ],
             "tasks": [asdict(task) for task in self.tasks],

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from loragraft.evaluation.lines import Line
 
 #: What a model must take to be run behind kept keys and values.
-_NEEDED: Final = frozenset({"past_key_values", "position_ids", "logits_to_keep"})
+_NEEDED: Final = frozenset({"position_ids", "logits_to_keep"})
+#: What models call these, from transformers 5.24 on and before.
+_KEPT: Final = ("cache", "past_key_values")
 #: Caches whose rows may be copied; others hold states that depend on padding.
 _CACHES: Final = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
 #: Difference of the two ways, relative to 1 + |log-likelihood|, that rounding explains.
@@ -43,11 +45,16 @@ class Scorer:
         self._takes = set(inspect.signature(type(inner).forward).parameters)
         self._tolerance = _TOLERANCE.get(str(inner.dtype).removeprefix("torch."), _COARSE)
         self._device = inner.device
-        self.shares = self._takes >= _NEEDED
+        self._kept = next((name for name in _KEPT if name in self._takes), "")
+        self.shares = self._may_share
+
+    @property
+    def _may_share(self) -> bool:
+        return bool(self._kept) and self._takes >= _NEEDED
 
     def settle(self, line: Line) -> None:
         """Decide by a prompt and its answers whether sharing gives the same numbers."""
-        self.shares = self._takes >= _NEEDED
+        self.shares = self._may_share
         if not self.shares:
             return
         try:
@@ -107,7 +114,7 @@ class Scorer:
         ]
         if not rest:
             return found
-        kept = _copied(output.past_key_values, [row for row, _, _ in rest], self._device)
+        kept = _copied(getattr(output, self._kept), [row for row, _, _ in rest], self._device)
         del output
         ids, behind = self._padded([answer[:-1] for _, _, answer in rest])
         before = mask[[row for row, _, _ in rest]]
@@ -116,7 +123,7 @@ class Scorer:
             input_ids=ids,
             attention_mask=torch.cat([before, behind], -1),
             position_ids=first + torch.arange(ids.shape[1], device=self._device),
-            past_key_values=kept,
+            **{self._kept: kept},
             use_cache=True,
             logits_to_keep=0,
         ).logits

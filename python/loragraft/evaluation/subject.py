@@ -111,16 +111,16 @@ def _adapted(model: Any, adapters: Sequence[Candidate], base: str) -> tuple[Any,
 def _with_adapter(model: Any, adapter: Candidate, name: str, base: str) -> Any:
     import peft
 
-    where = f"{shown(adapter.path)}: does not fit {base}"
+    where = f"{shown(adapter.given)}: does not fit {base}"
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter.path))
     except Exception as error:
         raise FormatError(
-            f"{shown(adapter.path)}: peft cannot read it ({reason(error)})"
+            f"{shown(adapter.given)}: peft cannot read it ({reason(error)})"
         ) from error
     if config.is_prompt_learning:
         raise MismatchError(
-            f"{shown(adapter.path)}: is {quoted(str(config.peft_type.value))}, which puts tokens"
+            f"{shown(adapter.given)}: is {quoted(str(config.peft_type.value))}, which puts tokens"
             " before the text: only adapters of weights are evaluated"
         )
     config.inference_mode = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +29,10 @@ class FidelityText(NamedTuple):
 
     name: str
     text: str
+
+    def digest(self) -> str:
+        """Return a hash of the text, whatever it is called."""
+        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
 
 
 def read_text(path: Path | None = None) -> FidelityText:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.errors import FormatError, MismatchError
-from loragraft.wording import counted, quoted
+from loragraft.evaluation.vocabulary import common_vocabulary
+from loragraft.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from loragraft.evaluation.subject import Subject
     from loragraft.evaluation.text import FidelityText
+    from loragraft.evaluation.vocabulary import Vocabulary
 
 #: Tokens read at once: short enough that a few pages give windows to resample.
 WINDOW: Final = 256
@@ -36,7 +36,11 @@ class Window(NamedTuple):
 
 
 def cut_windows(
-    base: Subject, tuned: Subject, text: FidelityText, longest: int = WINDOW
+    base: Subject,
+    tuned: Subject,
+    text: FidelityText,
+    longest: int = WINDOW,
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[Window, ...]:
     """Cut a text into windows that follow each other without overlap.
 
@@ -45,45 +49,50 @@ def cut_windows(
 
     Args:
         base: The model whose tokenizer cuts.
-        tuned: Another that must cut alike.
+        tuned: Another that must cut alike, but for tokens that its tokenizer adds.
         text: All of it is read.
         longest: Tokens of a window at most; fewer where a model reads fewer.
+        vocabulary: What the models have in common, where that is known.
 
     Raises:
         MismatchError: The tokenizers differ, or know tokens that a head does not.
         FormatError: The text is too short.
     """
+    common = vocabulary or common_vocabulary(base, tuned)
     tokenizer = base.language_model.tokenizer
-    _require_same(tokenizer.get_vocab(), tuned.language_model.tokenizer.get_vocab())
     ids = _ids(tokenizer, text.text)
-    if ids != _ids(tuned.language_model.tokenizer, text.text):
-        raise MismatchError(
-            f"{text.name}: the tuned model's tokenizer cuts it otherwise than the base's, though"
-            " both know the same tokens: give a model tuned from MODEL"
-        )
+    _require_alike(tokenizer, tuned.language_model.tokenizer, text, common, ids)
     if len(ids) < _FEWEST:
         raise FormatError(
             f"{text.name}: has {counted(len(ids), 'token')}, expected at least {_FEWEST}: give some"
             " pages of what the tuned model is for"
         )
     before = _before(tokenizer(text.text, verbose=False)["input_ids"], ids)
-    highest, known = max((*before, *ids)), common_size(base, tuned)
-    if highest >= known:
+    highest = max((*before, *ids))
+    if highest >= common.size:
         raise MismatchError(
-            f"{text.name}: token {highest} of it is beyond the {known} that both models know"
+            f"{text.name}: token {highest} of it is beyond the {common.size} that both models know"
         )
     most = min(longest, base.language_model.longest, tuned.language_model.longest)
     return tuple(_windows(ids, before, max(most - len(before), _FEWEST)))
 
 
-def common_size(base: Subject, tuned: Subject) -> int:
-    """Return the tokens that both heads have rows for; beyond the vocabulary these are padding."""
-    return min(map(head_size, (base, tuned)))
+def _require_alike(
+    base: Any, tuned: Any, text: FidelityText, vocabulary: Vocabulary, ids: tuple[int, ...]
+) -> None:
+    """Refuse a tokenizer that cuts a text otherwise for more than the tokens that it adds.
 
-
-def head_size(subject: Subject) -> int:
-    """Return the rows of a model's head, as its config gives them."""
-    return int(subject.language_model.inner.config.get_text_config().vocab_size)
+    Raises:
+        MismatchError: It is one.
+    """
+    if _ids(tuned, text.text) == ids:
+        return
+    rest = vocabulary.without_added(text.text)
+    if rest == text.text or _ids(base, rest) != _ids(tuned, rest):
+        raise MismatchError(
+            f"{text.name}: the tuned model's tokenizer cuts it otherwise than the base's, though"
+            " it knows the base's tokens by the same numbers: give a model tuned from MODEL"
+        )
 
 
 def _windows(ids: tuple[int, ...], before: tuple[int, ...], step: int) -> list[Window]:
@@ -102,22 +111,3 @@ def _before(whole: list[int], ids: tuple[int, ...]) -> tuple[int, ...]:
         if tuple(whole[start : start + len(ids)]) == ids:
             return tuple(whole[:start])
     return ()
-
-
-def _require_same(base: Mapping[str, int], tuned: Mapping[str, int]) -> None:
-    """Refuse vocabularies in which a number means different tokens.
-
-    Raises:
-        MismatchError: They differ.
-    """
-    if base == tuned:
-        return
-    others = sorted(base.items() ^ tuned.items(), key=lambda pair: (pair[1], pair[0]))
-    token = others[0][0]
-    names = counted(len({name for name, _ in others}), "token")
-    here, there = (f"number {v[token]}" if token in v else "unknown" for v in (base, tuned))
-    raise MismatchError(
-        f"the vocabularies differ in {names}, the first {quoted(token)}: {here} to the base,"
-        f" {there} to the tuned model; probabilities of tokens can be compared only where both"
-        " tokenizers are the same: give a model tuned from MODEL, with MODEL's tokenizer"
-    )

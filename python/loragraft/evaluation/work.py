@@ -11,7 +11,7 @@ from loragraft.evaluation.candidate import BASE, Kind
 from loragraft.evaluation.fidelity import fidelity_notes, measure_fidelity
 from loragraft.evaluation.journal import Setting
 from loragraft.evaluation.lines import lines_of
-from loragraft.evaluation.machine import choose_numbers, choose_threads
+from loragraft.evaluation.machine import choose_numbers, choose_threads, thread_count
 from loragraft.evaluation.subject import open_subject
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loragraft.evaluation.candidate import Candidate
     from loragraft.evaluation.fidelity_row import FidelityRow
     from loragraft.evaluation.harness import Prompts
-    from loragraft.evaluation.journal import Journal
+    from loragraft.evaluation.journals import Journals
     from loragraft.evaluation.lines import Line
     from loragraft.evaluation.plan import EvaluationPlan
     from loragraft.evaluation.scoring import Scorer
@@ -38,25 +38,31 @@ class Work:
         fidelity: What adapters come to beside the tuned model, where that is asked.
     """
 
-    def __init__(self, plan: EvaluationPlan, journal: Journal, progress: Progress) -> None:
+    def __init__(self, plan: EvaluationPlan, journals: Journals, progress: Progress) -> None:
         self.notes: list[str] = []
         self.fidelity: tuple[FidelityRow, ...] = ()
-        self._plan, self._journal, self._progress = plan, journal, progress
-        before = journal.setting
-        asked = plan.options.dtype
-        self._numbers = choose_numbers(asked or (before.dtype if before else None), plan.stored)
+        self._plan, self._progress = plan, progress
+        self._journal, self._fidelity_journal = journals
+        before, asked = journals.dtype, plan.options.dtype
+        self._numbers = choose_numbers(asked or before, plan.stored)
         self.notes.append(
             f"computed in {self._numbers.dtype} on {self._numbers.device}: {self._numbers.why}"
             if before is None or asked
             else f"computed in {self._numbers.dtype} on {self._numbers.device}, as it was begun"
         )
-        self._threads, why = choose_threads(plan.options.threads, self._numbers.device)
+        kept = journals.fidelity.setting
+        threads = plan.options.threads or (kept.threads if kept else None)
+        self._threads, why = choose_threads(threads, self._numbers.device)
         self.notes += [why] if why else []
-        self._tokens = before.tokens if before else 0
+        self._tokens = journals.items.setting.tokens if journals.items.setting else 0
 
     def run(self) -> None:
         """Ask all candidates all questions that are not answered."""
         plan = self._plan
+        setting = plan.fidelity_setting(self._numbers, thread_count(self._threads))
+        if setting is not None:
+            # Before any model is loaded.
+            self._fidelity_journal.agree(setting)
         self._run_on(BASE, [one for one in plan.candidates if one.kind is not Kind.MODEL])
         for one in plan.candidates:
             if one.kind is Kind.MODEL:
@@ -92,6 +98,7 @@ class Work:
             plan.adapters,
             plan.text,
             seed=plan.options.seed,
+            journal=self._fidelity_journal,
             progress=self._progress,
         )
         self.notes += fidelity_notes(base, tuned, plan.text, self.fidelity)

@@ -24,6 +24,8 @@ _FIDELITY: Final = {
     "kl": "KL to the tuned model",
     "kl_base": "KL of the base",
     "top1": "same top token",
+    "vocabulary": "tokens compared",
+    "outside": "tuned model's probability of other tokens",
 }
 
 
