@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hostile import toy
 from hostile.case import ADAPTER, Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _KIND: Final = "adapter"
 _NO_TRANSFER: Final = ADAPTER[:3]
@@ -38,7 +40,7 @@ _WRONG: Final[dict[str, tuple[Any, ...]]] = {
     "layer_replication": ([[0, 4]],),
     "alora_invocation_tokens": ([1],),
     "init_lora_weights": ("pissa", "PISSA_niter_4", "olora", "loftq", "corda"),
-    "fan_in_fan_out": ("false",),
+    "ensure_weight_tying": ("false", 1),
 }  # fmt: skip
 _LEGAL: Final[dict[str, tuple[Any, ...]]] = {
     "base_model_name_or_path": (None, 7, [], {}, "\x1b[31m", "../../etc"),
@@ -46,7 +48,15 @@ _LEGAL: Final[dict[str, tuple[Any, ...]]] = {
     "task_type": (None, 7, {}, []),
     "bias": (None, "none"),
     "modules_to_save": (None, []),
-    "rank_pattern": (None, {}, {"q_proj": 2}, {r"model\.layers\.[01]\..*": 2}, {".*": 2}),
+    "rank_pattern": (
+        None,
+        {},
+        {"q_proj": 2},
+        {r"model\.layers\.[01]\..*": 2},
+        {".*": 2},
+        {"[[a]": 2},
+        {"self.attn.q.proj": 2, "(q|k)_proj": 3},
+    ),
     "alpha_pattern": ({"q_proj": 1}, {".*q_proj": 0}),
     "use_rslora": (None, False, True),
     "inference_mode": ("yes", 7),
@@ -96,9 +106,9 @@ def cases() -> Iterator[Case]:
         for key, value in (("rank_pattern", 2), ("alpha_pattern", 2)):
             make = partial(_config, toy.adapter_config(**{key: {pattern: value}}))
             name = f"{key} {pattern}"
-            yield Case(_KIND, name, make, ADAPTER[:1], (0, 3), alone=True)
+            yield Case(_KIND, name, make, ADAPTER[:1], (0, 3))
         make = partial(_experts, pattern)
-        yield Case(_KIND, f"target_modules {pattern}", make, ADAPTER[:1], (0, 3), alone=True)
+        yield Case(_KIND, f"target_modules {pattern}", make, ADAPTER[:1], (0, 3))
     for depth in (300, 900, 950, 985, 1000):
         for key in ("peft_type", "r", "modules_to_save", "rank_pattern", "a"):
             make = partial(_deep, depth, key)
@@ -182,13 +192,13 @@ def _row_cases() -> Iterator[Case]:
     key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
     rows = toy.zeros("BF16", [2, toy.COLUMNS])
     wrong: tuple[Any, ...] = (None, 7, "0,1", [0], [0, 0], [0, -1], [0, 1.0], [0, True], [0, "1"],
-                              [[0, 1]], {"embed_tokens": [0]}, {"lm_head": [0, 1]},
-                              {"embed_tokens": "01"}, {})  # fmt: skip
+                              [[0, 1]], [0, 2**63], [2**70, 1], {"embed_tokens": [0]},
+                              {"lm_head": [0, 1]}, {"embed_tokens": "01"}, {})  # fmt: skip
     for value in wrong:
         config = toy.adapter_config(trainable_token_indices=value)
         make = partial(_factors, {key: rows}, config)
         yield Case(_KIND, f"trainable_token_indices {value!r}", make, _NO_TRANSFER)
-    for value in ([0, 16], [0, 2**70], [2**63, 1]):
+    for value in ([0, 16], [0, 2**63 - 1]):
         config = toy.adapter_config(trainable_token_indices=value)
         make = partial(_factors, {key: rows}, config)
         yield Case(_KIND, f"trainable_token_indices {value!r}", make, ADAPTER[1:3], (0, 4))

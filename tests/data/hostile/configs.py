@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hostile import toy
 from hostile.case import CHECKPOINT, EXTRACT, LOOK, Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _KIND: Final = "config"
 _MERGE: Final = CHECKPOINT[4:5]
@@ -103,16 +105,24 @@ def _expert_cases() -> Iterator[Case]:
     qwen = {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
     for count in (0, -1, 3, 10**9, 10**400):
         make = partial(_experts, {**qwen, "num_experts": count}, stack)
-        yield Case(_KIND, f"num_experts {count:.3g}" if count < 10**9 else
-                   f"num_experts of {len(str(count))} digits", make, LOOK + EXTRACT)
+        yield Case(
+            _KIND,
+            f"num_experts {count:.3g}"
+            if count < 10**9
+            else f"num_experts of {len(str(count))} digits",
+            make,
+            LOOK + EXTRACT,
+        )
     for shape in ([0, 8, 12], [4, 0, 12], [4, 8, 0], [4, 8], [4, 8, 12, 1], [4, 9, 12]):
         bent = {**stack, "model.layers.0.mlp.experts.gate_up_proj": toy.zeros("BF16", shape)}
         make = partial(_experts, qwen, bent)
         yield Case(_KIND, f"experts of shape {shape}", make, LOOK + EXTRACT, (3, 4))
     unknown = partial(_experts, {"model_type": "nobody"}, stack)
     yield Case(_KIND, "stacked experts of a model nobody knows", unknown, LOOK + EXTRACT, (0, 4))
-    far = {f"model.layers.0.mlp.experts.999999.{n}_proj.weight": toy.zeros("BF16", [4, 12])
-           for n in ("gate", "up")}
+    far = {
+        f"model.layers.0.mlp.experts.999999.{n}_proj.weight": toy.zeros("BF16", [4, 12])
+        for n in ("gate", "up")
+    }
     far["model.layers.0.mlp.experts.999999.down_proj.weight"] = toy.zeros("BF16", [12, 4])
     yield Case(_KIND, "expert 999,999 alone", partial(_experts, qwen, far), LOOK + EXTRACT)
     dbrx = {"model_type": "dbrx", "architectures": ["DbrxForCausalLM"]}

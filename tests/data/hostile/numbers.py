@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hostile import toy
 from hostile.case import ADAPTER, CHECKPOINT, Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _KIND: Final = "number"
 _CODES: Final = {"NaN": 0x7FC1, "a signalling NaN": 0x7F81, "Inf": 0x7F80, "-Inf": 0xFF80}

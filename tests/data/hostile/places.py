@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hostile import toy
 from hostile.case import ADAPTER, CHECKPOINT, Case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _KIND: Final = "place"
 
@@ -100,9 +102,22 @@ def cases() -> Iterator[Case]:
     yield Case(_KIND, "shards are links (legal)", _linked, CHECKPOINT[:2], (0,))
     yield Case(_KIND, "a report is a pipe (legal)", _odd_report, ADAPTER[:2], (0,))
     yield Case(_KIND, "a tokenizer is a pipe (legal)", _odd_tokenizer, CHECKPOINT[:2], (0,))
+    for subject in ("no UTF-8 \udcff", "line\nbreak", "\x1b[31mred"):
+        for write, commands in ((_checkpoint_in, CHECKPOINT), (_adapter_in, ADAPTER)):
+            make = partial(write, subject)
+            name = f"{write.__name__[1:-3]} in {subject!a} (legal)"
+            yield Case(_KIND, name, make, commands, (0,), subject=subject)
     yield Case(_KIND, "a directory of nothing", lambda _: None, CHECKPOINT[:2])
     yield Case(_KIND, "an adapter without a config", _no_config, ADAPTER[:3])
     yield Case(_KIND, "an adapter of pickles", _pickled, ADAPTER[:3])
+
+
+def _checkpoint_in(name: str, directory: Path) -> None:
+    toy.write_checkpoint(directory / name, toy.tensors(2))
+
+
+def _adapter_in(name: str, directory: Path) -> None:
+    toy.write_adapter(directory / name)
 
 
 def _linked(directory: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hostile import toy
 from hostile.case import CHECKPOINT, EXTRACT, LOOK, Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _KIND: Final = "quantised"
 _WEIGHT: Final = f"{toy.Q0}.weight"
@@ -41,8 +43,23 @@ def cases() -> Iterator[Case]:
         yield Case(_KIND, f"scales in {dtype}", partial(_tensors, changes, _config()), _SOME)
     bare = {_WEIGHT: _codes()}
     yield Case(_KIND, "codes without scales", partial(_tensors, bare, _config()), _SOME)
-    blocks: tuple[Any, ...] = (None, 7, [], [4], [4, 0], [0, 0], [-4, 4], [4.0, 4], ["4", "4"],
-                               [True, True], [10**400, 1], [4, 4, 4], {"rows": 4}, "4,4", [5, 5])
+    blocks: tuple[Any, ...] = (
+        None,
+        7,
+        [],
+        [4],
+        [4, 0],
+        [0, 0],
+        [-4, 4],
+        [4.0, 4],
+        ["4", "4"],
+        [True, True],
+        [10**400, 1],
+        [4, 4, 4],
+        {"rows": 4},
+        "4,4",
+        [5, 5],
+    )
     for value in blocks:  # fmt: skip
         scales = toy.zeros("F32", [3, 4], b"\x3f")
         changes = {_WEIGHT: _codes(), f"{_WEIGHT}_scale_inv": scales}

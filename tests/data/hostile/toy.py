@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from raw_safetensors import raw_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROWS: Final = 8
 COLUMNS: Final = 12
@@ -131,7 +133,10 @@ def factors(modules: tuple[str, ...] = (Q0, Q1), rank: int = RANK) -> Tensors:
     """LoRA factors of modules of ROWS x COLUMNS."""
     found: Tensors = {}
     for number, module in enumerate(modules):
-        a, b = f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
+        a, b = (
+            f"base_model.model.{module}.lora_A.weight",
+            f"base_model.model.{module}.lora_B.weight",
+        )
         found[a] = ("BF16", [rank, COLUMNS], bf16(rank * COLUMNS, 700 + number))
         found[b] = ("BF16", [ROWS, rank], bf16(rank * ROWS, 800 + number))
     return found
