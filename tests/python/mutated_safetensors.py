@@ -12,61 +12,18 @@ if TYPE_CHECKING:
 
 BITS = {"F32": 32, "BF16": 16, "I64": 64, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F4": 4, "C64": 64}
 NUMBERS = st.sampled_from(
-    [
-        -1,
-        0,
-        1,
-        2,
-        3,
-        4,
-        7,
-        8,
-        255,
-        2**31,
-        2**32,
-        2**53,
-        2**61,
-        2**62,
-        2**63 - 1,
-        2**63,
-        2**64 - 1,
-        2**64,
-        1.0,
-        1.5,
-        -0.0,
-        1e19,
-        True,
-        False,
-        None,
-        "1",
-        [],
-        [1],
-        {},
-    ]
+    (
+        *(-1, 0, 1, 2, 3, 4, 7, 8, 255, 2**31, 2**32, 2**53, 2**61, 2**62),
+        *(2**63 - 1, 2**63, 2**64 - 1, 2**64),
+        *(1.0, 1.5, -0.0, 1e19, True, False, None, "1", [], [1], {}),
+    )
 )
 NAMES = st.sampled_from(
-    [
-        "a",
-        "",
-        "__metadata__",
-        "a\x00b",
-        "a\nb",
-        "\x1b[0m",
-        "é",
-        "\u202e",
-        "\ufeff",
-        "😀",
-        "../x",
-        "n" * 1024,
-        "n" * 1025,
-        "a b",
-        "\u2028",
-        "\x7f",
-        "\xad",
-        '"',
-        "\\",
-        "dtype",
-    ]
+    (
+        *("a", "", "__metadata__", "a\0b", "a\nb", "\x1b[0m", "é", "\u202e", "\ufeff"),
+        *("\U0001f600", "../x", "n" * 1024, "n" * 1025, "a b", "\u2028", "\x7f", "\xad"),
+        *('"', "\\", "dtype"),
+    )
 )
 FIELDS = st.sampled_from(["dtype", "shape", "data_offsets"])
 METADATA = st.sampled_from(
@@ -75,30 +32,11 @@ METADATA = st.sampled_from(
 #: Ways to write the number 4, and what is not quite that.
 FOURS = st.sampled_from([b"4", b"4.0", b"04", b"+4", b"4e0", b"-4", b"4 ", b"0x4", b"4,", b"\xff"])
 TOKENS = st.sampled_from(
-    [
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b'"',
-        b"\\",
-        b"\\u0061",
-        b"\\ud800",
-        b"\\ud83d\\ude00",
-        b"\x00",
-        b" ",
-        b"\t",
-        b"\n",
-        b"\xef\xbb\xbf",
-        b"\xff",
-        b"-0",
-        b"NaN",
-        b"null",
-        b"//",
-        b"1e999",
-    ]
+    (
+        *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0061", b"\\ud800"),
+        *(b"\\ud83d\\ude00", b"\0", b" ", b"\t", b"\n", b"\xef\xbb\xbf", b"\xff", b"-0"),
+        *(b"NaN", b"null", b"//", b"1e999"),
+    )
 )
 
 
