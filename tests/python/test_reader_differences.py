@@ -17,7 +17,7 @@ from reliability import record
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 #: Files of the corpus that are larger are of cases about size, not about bytes.
 LARGEST = 1 << 20
-EXAMPLES = 2000
+EXAMPLES = 1200
 FOUND: dict[str, Counter[str]] = {"corpus": Counter(), "made files": Counter()}
 
 

@@ -57,10 +57,13 @@ def _with(name: str, tensor: toy.Tensor, directory: Path) -> None:
     toy.write_checkpoint(directory, {**toy.tensors(1), name: tensor})
 
 
-def _many(count: int, end: str, directory: Path) -> None:
-    """So many empty tensors, whose names are as long as a header of 100 MB allows."""
-    text = '":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
-    header = ",".join(f'"{i}{end}{text}' for i in range(count))
+def _many(count: int, last: int, directory: Path) -> None:
+    """So many empty tensors; the data of the last begin where it is told."""
+    begins = [0] * (count - 1) + [last]
+    header = ",".join(
+        f'"{i}.mlp.weight":{{"dtype":"F32","shape":[0],"data_offsets":[{begin},{begin}]}}'
+        for i, begin in enumerate(begins)
+    )
     (directory / "model.safetensors").write_bytes(raw_file(f"{{{header}}}".encode()))
 
 
@@ -141,8 +144,9 @@ def _depths() -> Iterator[Case]:
 
 def _sizes() -> Iterator[Case]:
     yield Case(_KIND, "unaligned numbers (legal)", _odd_start, LOOK + EXTRACT, (0,))
-    make = partial(_many, _MANY, ".mlp.weight")
-    yield Case(_KIND, "10^6 tensors (legal)", make, LOOK, (0,), alone=True)
+    few, many = partial(_many, _MANY // 10, 0), partial(_many, _MANY, 1)
+    yield Case(_KIND, "10^5 tensors (legal)", few, LOOK, (0,), alone=True)
+    yield Case(_KIND, "10^6 tensors, the last beyond the end", many, LOOK, alone=True)
     yield Case(_KIND, "2 TB without content (legal)", partial(_sparse, [2**19, 2**20]), LOOK, (0,))
     wide = partial(_sparse, [1, 2**38])
     yield Case(_KIND, "a row of 1 TB", wide, CHECKPOINT[3:5], (3, 4), alone=True)
