@@ -184,7 +184,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a small UTF-8 file as `write_bytes_atomic` does."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    # Paths may hold bytes that are no UTF-8; written so, they are valid in JSON too.
+    write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _temporary_name(directory: Path) -> Path:

@@ -12,6 +12,7 @@ import loragraft.adapter.whole_plan
 from lora_files import write_checkpoint
 from loragraft.adapter.contents import whole_tensors
 from loragraft.adapter.engines import engine_notes, engine_warnings
+from loragraft.adapter.settings import Settings
 from loragraft.adapter.tying import vocabulary_of
 from loragraft.adapter.whole import Part, WholeKind, WholeModule, find_candidates
 from loragraft.adapter.whole_plan import SavedTensor, SaveWhole, WholePlan, plan_whole, read_spans
@@ -279,8 +280,8 @@ def test_rows_without_tokens_are_refused(given: Any, message: str) -> None:
 
 
 def test_modules_to_save_must_be_names() -> None:
-    with pytest.raises(FormatError, match="modules_to_save is 'norm', expected names"):
-        contents({"modules_to_save": "norm"})
+    with pytest.raises(FormatError, match="modules_to_save is 'norm', expected a list"):
+        Settings.parse({"peft_type": "LORA", "modules_to_save": "norm"}, "adapter_config.json")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 from loragraft.adapter.delta import slabs
 from loragraft.dtypes import from_float32
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import place_of
 from loragraft.number_formats import DTYPES
 from loragraft.wording import shown
 
@@ -39,9 +40,10 @@ def stored_numbers(
     overflowed = ~finite(stored, code) & np.isfinite(values)
     if overflowed.any():
         worst = float(np.abs(values[overflowed]).max())
+        place = place_of(entry, start + int(np.argmax(overflowed)))
         raise NonFiniteError(
             f"{shown(entry.path)}: tensor {entry.name} holds {worst:.4g}, which overflows"
-            f" {code}; write another dtype"
+            f" {code}, the first such number at {place}; write another dtype"
         )
     return stored
 

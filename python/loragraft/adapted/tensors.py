@@ -12,6 +12,7 @@ from loragraft.adapted.stored import finite, ranges, stored_numbers, width
 from loragraft.adapter.delta import DeltaReader, slabs
 from loragraft.dtypes import from_float32
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import first_not_finite, place_of
 from loragraft.weights.reader import rows
 from loragraft.wording import shown
 
@@ -167,15 +168,20 @@ class TensorMerger:
                 change += weight
                 stored = from_float32(change, code)
             if not finite(stored, code).all():
-                raise _not_finite(entry, code, weight)
+                raise self._not_finite(entry, patch, own.start, finite(stored, code))
             yield own.start, stored
 
-
-def _not_finite(entry: TensorEntry, code: str, weight: NDArray[np.float32]) -> NonFiniteError:
-    where = f"{shown(entry.path)}: tensor {entry.name}"
-    if not np.isfinite(weight).all():
-        return NonFiniteError(f"{where} holds NaN or Inf: expected finite weights; repair the base")
-    return NonFiniteError(
-        f"{where}: with the adapter added a weight overflows {code}; write another dtype, or check"
-        " that the adapter belongs to this model"
-    )
+    def _not_finite(
+        self, entry: TensorEntry, patch: Patch, start: int, finite_ones: NDArray[np.bool_]
+    ) -> NonFiniteError:
+        where = f"{shown(entry.path)}: tensor {entry.name}"
+        what = first_not_finite(self._reader, entry)
+        if what:
+            return NonFiniteError(f"{where} holds {what}: expected finite weights; repair the base")
+        row, column = divmod(int(np.argmin(finite_ones)), finite_ones.shape[1])
+        _, _, _, first, down, across = patch.source
+        place = place_of(entry, first + (start + row) * down + column * across)
+        return NonFiniteError(
+            f"{where}: with the adapter added the weight at {place} overflows {self.code(entry)};"
+            " write another dtype, or check that the adapter belongs to this model"
+        )

@@ -20,6 +20,7 @@ _INSIDE: Final = (".modules_to_save.", ".original_module.")
 _ROWS: Final = ".token_adapter"
 _ROWS_LEAF: Final = "trainable_tokens_delta"
 _BASE_LAYER: Final = ".base_layer"
+_LIMIT: Final = 2**63
 
 #: How a tensor is carried, in the words of a report.
 BY_MODULES: Final = "whole, by modules_to_save"
@@ -73,7 +74,7 @@ def whole_tensors(config: Mapping[str, Any], others: Mapping[str, TensorEntry]) 
     Raises:
         FormatError: The config does not say which tokens rows belong to, or there are not as many.
     """
-    entries = _strings(config, "modules_to_save")
+    entries: list[str] = config.get("modules_to_save") or []
     modules: dict[str, dict[str, TensorEntry]] = {}
     biases, tokens, copies, strays = {}, {}, {}, {}
     for key, entry in others.items():
@@ -116,7 +117,7 @@ def _tokens(config: Mapping[str, Any], module: str, entry: TensorEntry) -> tuple
     given = config.get("trainable_token_indices")
     if isinstance(given, dict):
         given = next((ids for name, ids in given.items() if module.endswith(name)), None)
-    if not isinstance(given, list) or not all(type(i) is int and i >= 0 for i in given):
+    if not isinstance(given, list) or not all(type(i) is int and 0 <= i < _LIMIT for i in given):
         raise FormatError(
             f"{entry.path.name}: trainable_token_indices gives {quoted(given)} for {module},"
             " expected a list of token numbers"
@@ -132,10 +133,3 @@ def _tokens(config: Mapping[str, Any], module: str, entry: TensorEntry) -> tuple
             f" {len(given)} rows: so many tokens trainable_token_indices gives"
         )
     return tuple(given)
-
-
-def _strings(config: Mapping[str, Any], key: str) -> list[str]:
-    values = config.get(key) or []
-    if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
-        raise FormatError(f"adapter_config.json: {key} is {quoted(values)}, expected names")
-    return values

@@ -12,6 +12,7 @@ import numpy as np
 
 from loragraft.dtypes import to_float32
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import first_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,8 +122,9 @@ class DeltaReader:
         b, a = self._factors(module, expert)
         for entry, values in ((module.lora_B, b), (module.lora_A, a)):
             if not np.isfinite(values).all():
+                what = first_not_finite(self._reader, entry) or "NaN or Inf"
                 raise NonFiniteError(
-                    f"{entry.path.name}: tensor {entry.name} holds NaN or Inf: expected finite"
+                    f"{entry.path.name}: tensor {entry.name} holds {what}: expected finite"
                     " factors; the adapter is broken, make or download it again"
                 )
         if placement.linear.address.swapped != transposed:

@@ -7,9 +7,9 @@ further in; the first parameter of the module is the innermost.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.adapter.automaton import Automaton, Budget
 from loragraft.architecture.address import Address
 from loragraft.errors import FormatError
 from loragraft.wording import quoted
@@ -37,6 +37,15 @@ class ParameterNames:
             )
         self._where = where
         self._layers = config.get("target_modules")
+        self._pattern: Automaton | None = None
+        if isinstance(self._layers, str) and entries:
+            try:
+                self._pattern = Automaton(rf"(?:{self._layers})$", Budget())
+            except ValueError as error:
+                raise FormatError(
+                    f"{where}: target_modules is {quoted(self._layers)} beside target_parameters,"
+                    f" expected names or a regular expression that can be matched: {error}"
+                ) from None
         self._by_holder: dict[str, set[str]] = {}
         for entry in entries:
             holder, _, parameter = entry.rpartition(".")
@@ -88,11 +97,8 @@ class ParameterNames:
         return found | self._by_holder.get("", set())
 
     def _is_layer(self, module: str, ends: Sequence[str]) -> bool:
-        if isinstance(self._layers, str):
-            try:
-                return re.fullmatch(self._layers, module) is not None
-            except (re.error, RecursionError, OverflowError):
-                return False
+        if self._pattern is not None:
+            return self._pattern.matches(module)
         return isinstance(self._layers, list) and any(
             name in self._layers for name in (module, *ends)
         )

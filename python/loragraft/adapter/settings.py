@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from loragraft.adapter.automaton import Budget
+from loragraft.adapter.name_patterns import NamePatterns
 from loragraft.errors import FormatError
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_Number = TypeVar("_Number", int, float)
 
 #: Settings under which the change of a weight is not scaling·B·A of the file's factors.
 _NOT_PLAIN: Final = (
@@ -24,6 +27,8 @@ _NOT_PLAIN: Final = (
     "alora_invocation_tokens",
     "layer_replication",
 )
+#: Settings that are true or false; null is as good as leaving one out.
+_FLAGS: Final = ("use_rslora", "ensure_weight_tying")
 #: Values of init_lora_weights that also change the base weights when the adapter is loaded.
 _MOVES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -35,36 +40,43 @@ class Settings:
     r: int
     lora_alpha: float
     rslora: bool
-    ranks: tuple[tuple[re.Pattern[str], int], ...]
-    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    ranks: NamePatterns[int]
+    alphas: NamePatterns[float]
+    where: str
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], where: str) -> Settings:
         """Check a config and take the settings out of it; FormatError where it cannot be used."""
         _check_plain(config, where)
+        _check_types(config, where)
+        budget = Budget()
         return cls(
             r=_rank(config.get("r", 8), "r", where),
             lora_alpha=_alpha(config.get("lora_alpha", 8), "lora_alpha", where),
             rslora=bool(config.get("use_rslora")),
-            ranks=tuple(
-                (pattern, _rank(value, key, where))
-                for key, pattern, value in _patterns(config, "rank_pattern", where)
-            ),
-            alphas=tuple(
-                (pattern, _alpha(value, key, where))
-                for key, pattern, value in _patterns(config, "alpha_pattern", where)
-            ),
+            ranks=_patterns(config, "rank_pattern", _rank, budget, where),
+            alphas=_patterns(config, "alpha_pattern", _alpha, budget, where),
+            where=where,
         )
 
     def rank(self, module: str) -> int:
         """Return the module's rank: of the first pattern that matches, as PEFT does."""
-        return next((rank for pattern, rank in self.ranks if pattern.match(module)), self.r)
+        rank = self._found(self.ranks, module)
+        return self.r if rank is None else rank
 
     def alpha(self, module: str) -> float:
         """Return the module's alpha: of the first pattern that matches, as PEFT does."""
-        return next(
-            (alpha for pattern, alpha in self.alphas if pattern.match(module)), self.lora_alpha
-        )
+        alpha = self._found(self.alphas, module)
+        return self.lora_alpha if alpha is None else alpha
+
+    def _found(self, patterns: NamePatterns[_Number], module: str) -> _Number | None:
+        try:
+            return patterns.find(module)
+        except ValueError as error:
+            raise FormatError(
+                f"{self.where}: rank_pattern or alpha_pattern on module {quoted(module)}: {error};"
+                " expected names of modules or simple regular expressions"
+            ) from None
 
 
 def _check_plain(config: Mapping[str, Any], where: str) -> None:
@@ -87,24 +99,41 @@ def _check_plain(config: Mapping[str, Any], where: str) -> None:
         )
 
 
+def _check_types(config: Mapping[str, Any], where: str) -> None:
+    """Refuse settings of other types, which readers take for true or false as they please."""
+    for key in _FLAGS:
+        value = config.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise FormatError(f"{where}: {key} is {quoted(value)}, expected true or false")
+    names = config.get("modules_to_save") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise FormatError(
+            f"{where}: modules_to_save is {quoted(names)}, expected a list of names of modules"
+        )
+
+
 def _patterns(
-    config: Mapping[str, Any], key: str, where: str
-) -> list[tuple[str, re.Pattern[str], Any]]:
-    """Return the entries of rank_pattern or alpha_pattern: (label, compiled pattern, value)."""
+    config: Mapping[str, Any],
+    key: str,
+    check: Callable[[Any, str, str], _Number],
+    budget: Budget,
+    where: str,
+) -> NamePatterns[_Number]:
+    """Return rank_pattern or alpha_pattern, its values checked."""
     table = config.get(key) or {}
     if not isinstance(table, dict):
         raise FormatError(f"{where}: {key} is {quoted(table)}, expected an object")
-    entries = []
+    patterns: NamePatterns[_Number] = NamePatterns(budget)
     for name, value in table.items():
+        label = f"{key} {quoted(name)}"
         try:
-            pattern = re.compile(rf"(.*\.)?({name})$")
-        except (re.error, RecursionError, OverflowError) as error:
+            patterns.add(name, check(value, label, where))
+        except ValueError as error:
             raise FormatError(
-                f"{where}: {key} has the key {quoted(name)}, which is no regular expression:"
-                f" {error}"
+                f"{where}: {key} has the key {quoted(name)}, which is no regular expression that"
+                f" can be matched: {error}"
             ) from None
-        entries.append((f"{key} {quoted(name)}", pattern, value))
-    return entries
+    return patterns
 
 
 def _rank(value: Any, key: str, where: str) -> int:

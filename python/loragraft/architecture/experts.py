@@ -212,7 +212,7 @@ def _cut(
     for kind, weight in weights.items():
         rows = weight.shape[0]
         counts = configured(config, layout.count)
-        if len(counts) != 1 or rows % (count := next(iter(counts))):
+        if len(counts) != 1 or (count := next(iter(counts))) < 1 or rows % count:
             raise FormatError(
                 f"tensor {quoted(weight.name)}: got {rows} rows for"
                 f" {sorted(counts) or 'an unknown number of'} experts, expected config.json to give"

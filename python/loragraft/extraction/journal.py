@@ -97,7 +97,11 @@ def fingerprint(plan: ExtractionPlan) -> str:
             digest.update(repr(plan.modules[number].linear.address).encode())
         for entry in unit.entries:
             state = entry.identity
-            digest.update(f"{entry.path}\0{entry.name}\0{entry.offset}\0{state}".encode())
+            digest.update(
+                f"{entry.path}\0{entry.name}\0{entry.offset}\0{state}".encode(
+                    "utf-8", "surrogatepass"
+                )
+            )
     return digest.hexdigest()
 
 

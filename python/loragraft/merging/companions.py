@@ -131,4 +131,6 @@ def _with_dtype(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _json_bytes(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    # What UTF-8 lacks, half a surrogate pair, becomes the escape that JSON has for it.
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

@@ -105,7 +105,7 @@ class SubspaceFinder:
         try:
             norm = native.frobenius_norm(self._matrix(linear), self._threads)
         except NonFiniteError as error:
-            raise not_finite(linear) from error
+            raise not_finite(self._reader, linear) from error
         (m, n), empty = linear.shape, np.float32
         return Subspace(np.empty((m, 0), empty), np.empty(0, empty), np.empty((n, 0), empty), norm)
 
@@ -157,7 +157,7 @@ class SubspaceFinder:
                     *native.leading_subspaces(matrix, rank, self._iterations, seed, threads)
                 )
             except NonFiniteError as error:
-                raise not_finite(linear) from error
+                raise not_finite(self._reader, linear) from error
             if found.norm == 0.0:
                 return _of_zero(linear.shape)
             if self.rank.most:

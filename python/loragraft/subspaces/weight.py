@@ -9,6 +9,7 @@ import numpy as np
 
 from loragraft.architecture.source_parts import turned
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import found_in
 from loragraft.weights.reader import rows
 from loragraft.weights.source import Microscaled, Plain, Q8Blocks, Scaled
 from loragraft.wording import shown
@@ -50,11 +51,12 @@ def oriented(linear: LinearModule) -> Source:
     return turned(source) if linear.transposed else source
 
 
-def not_finite(linear: LinearModule) -> NonFiniteError:
+def not_finite(reader: TensorReader, linear: LinearModule) -> NonFiniteError:
     """Return the error of a weight that holds NaN or Inf."""
-    entry = linear.matrices[0].entries[0]
+    entries = linear.matrices[0].entries
+    entry, what = found_in(reader, entries) or (entries[0], "NaN or Inf")
     return NonFiniteError(
-        f"{shown(entry.path)}: tensor {entry.name} holds NaN or Inf: expected finite weights;"
+        f"{shown(entry.path)}: tensor {entry.name} holds {what}: expected finite weights;"
         " fetch the checkpoint again"
     )
 

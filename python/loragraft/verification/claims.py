@@ -111,7 +111,10 @@ def _differences(claim: Mapping[str, Any], module: ModuleReport, figure: str) ->
     if isinstance(claimed, bool) or not isinstance(claimed, (int, float)):
         yield math.inf
         return
-    difference = float(found - claimed)
+    try:
+        difference = found - float(claimed)
+    except OverflowError:
+        difference = math.inf
     if figure in _NORMS:
         difference /= max(found, 1e-300)
     if math.isnan(difference):

@@ -10,9 +10,11 @@ import numpy as np
 
 from loragraft.adapter.delta import slabs
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import found_in
 from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.report.model import Outcome, TensorReport
 from loragraft.verification.tally import tally_change, total
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from loragraft.alignment import TensorPair
@@ -109,8 +111,9 @@ def _change(reader: TensorReader, base: TensorEntry, tuned: TensorEntry) -> tupl
         for start, stop in slabs(base.parameters, 1)
     )
     if not tally.finite:
+        entry, what = found_in(reader, (base, tuned)) or (base, "numbers whose squares overflow")
         raise NonFiniteError(
-            f"tensor {base.name} holds NaN or Inf in {base.path.name} or {tuned.path.name}:"
-            " expected finite weights; repair that checkpoint"
+            f"{shown(entry.path)}: tensor {entry.name} holds {what}: expected finite weights;"
+            " repair that checkpoint"
         )
     return math.sqrt(tally.delta), math.sqrt(tally.weight)

@@ -103,7 +103,7 @@ def sum_up(reader: TensorReader, pair: ModulePair) -> Sums:
             tuned = widen(stored, sides.dtype or "F32")
             for piece, slots in sides.parts(start, stop):
                 tally = tally_change(base[slots], tuned[slots])
-                sides.check(piece, tally)
+                sides.check(reader, piece, tally)
                 whole.append(tally)
                 _enter(sums, (entry.name for entry in piece.source.entries), tally)
         _enter(sums, sides.names[1], total(whole))
@@ -158,7 +158,7 @@ def _tally(reader: TensorReader, sides: Sides, delta: Delta, sums: Sums) -> Tall
         change = delta.rows(start, stop)
         for piece, slots in sides.parts(start, stop):
             tally = tally_module(base[slots], tuned[slots], sides.dtype, change[slots])
-            sides.check(piece, tally)
+            sides.check(reader, piece, tally)
             whole.append(tally)
             _enter(sums, (entry.name for entry in piece.source.entries), tally)
     tally = total(whole)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loragraft.adapter.orientation import as_stored
 from loragraft.errors import NonFiniteError
+from loragraft.finiteness import found_in
 from loragraft.weights.pieces import pieces
 from loragraft.weights.reader import rows, stored_rows, weight_dtype
+from loragraft.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,7 @@ class Sides(NamedTuple):
             if own:
                 yield piece, piece.slots(own, start)
 
-    def check(self, piece: Piece, tally: Tally) -> None:
+    def check(self, reader: TensorReader, piece: Piece, tally: Tally) -> None:
         """Refuse sums that are not finite.
 
         Raises:
@@ -70,12 +72,17 @@ class Sides(NamedTuple):
         """
         if tally.finite:
             return
+        found = found_in(reader, (*piece.source.entries, *self.tuned.entries))
+        if found is not None:
+            entry, what = found
+            raise NonFiniteError(
+                f"{shown(entry.path)}: tensor {entry.name} holds {what}: expected finite weights;"
+                " repair that checkpoint"
+            )
         base = piece.source.entries[0]
-        tuned = next((e for e in self.tuned.entries if e.name == base.name), self.tuned.entries[0])
-        also = "" if tuned.name == base.name else f"tensor {tuned.name} in "
         raise NonFiniteError(
-            f"tensor {base.name} holds NaN or Inf in {base.path.name} or {also}{tuned.path.name},"
-            " or scaling·B·A overflows: expected finite values; repair that checkpoint or adapter"
+            f"tensor {base.name} has codes or scales that are no numbers, or scaling·B·A"
+            " overflows: expected finite values; repair that checkpoint or adapter"
         )
 
 

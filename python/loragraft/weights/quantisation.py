@@ -185,7 +185,7 @@ def _configured(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _even(sides: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] | None:
     """Return blocks that divide the matrix evenly; one row to a block says so by its count."""
-    if any(side % count for side, count in zip(sides, grid, strict=True)):
+    if 0 in grid or any(side % count for side, count in zip(sides, grid, strict=True)):
         return None
     return (sides[0] // grid[0], sides[1] // grid[1]) if grid[0] == sides[0] else None
 

@@ -149,7 +149,7 @@ class Side:
         try:
             return native.unit_lines_times(matrix, linear.kind in WRITERS, scale, space, threads)
         except NonFiniteError as error:
-            raise not_finite(linear) from error
+            raise not_finite(self.reader, linear) from error
 
 
 def inverse(gain: Array) -> Array:
