@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3.0" "scipy-openblas32>=0.3.30" "cmake>=3.21" ninja
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
 
-.PHONY: demo test lint format bench bench-moe build clean sanitize help
+.PHONY: demo test test-slow lint format bench bench-moe build clean sanitize help
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,11 @@ demo: $(VENV)/.demo  ## Extract an adapter from a real model and show what came 
 
 test: $(VENV)/.test  ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## The slow tests: llama.cpp (built first), versions of PEFT, kills; writes docs/compatibility.md
+	rm -rf build/compatibility
+	LORAGRAFT_COMPATIBILITY=$(abspath build/compatibility) $(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/write_compatibility.py build/compatibility docs/compatibility.md
 
 lint: $(VENV)/.dev  ## Style, types and the import law
 	$(BIN)/ruff check .

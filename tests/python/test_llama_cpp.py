@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     # Of rank_pattern on parameters PEFT says that it ignores it, and follows it.
-    pytest.mark.filterwarnings("ignore:rank_pattern keys:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning"),
 ]
 _RNG = np.random.default_rng(3)
 _TOKENS = _RNG.integers(3, llama_models.VOCABULARY, 24).tolist()
