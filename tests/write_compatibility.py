@@ -96,6 +96,8 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 def _number(line: dict[str, Any]) -> str:
     if "refused" in line:
         return str(line["refused"])
+    if "alike" in line:
+        return f"cosine of both effects {line['alike']:.4f} ({line['effect']:.1f})"
     return f"{line['error']:.0e} ({line['effect']:.1f})"
 
 

@@ -1,0 +1,86 @@
+"""Adapters in the real llama.cpp on real models: as they are shipped, quantised, and unpacked.
+
+Slow, and needs the models' packages: see ``make test-slow``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import llama_build
+import loragraft
+import real_models
+from compatibility import record
+from expert_adapters import write_adapter
+from loragraft.architecture.modules import take_inventory
+from loragraft.checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+_TOKENS: Final = [1, 504, 260, 3575, 282, 260, 905, 314, 253, 1256, 28, 506, 338, 657, 2119, 17]
+_DEMO: Final = Path(loragraft.__file__).parent / "demo" / "adapter"
+#: Thirty layers of sums in float32; for Gemma also GELU out of a table in half precision.
+_TOLERANCE: Final = {"smollm2": 1e-3, "gemma3": 5e-2}
+#: llama.cpp rounds activations to 8 bits before it multiplies them with quantised weights.
+_ALIKE: Final = {"smollm2": 0.99, "gemma3": 0.97}
+
+
+@pytest.mark.parametrize("name", real_models.MODELS)
+def test_logits_are_those_of_peft(name: str, tmp_path: Path) -> None:
+    """To rounding on the unpacked weights; on the quantised file the effect is the same."""
+    shipped = real_models.MODELS[name](tmp_path)
+    base = real_models.unpack(shipped, tmp_path / "base")
+    adapter = _DEMO
+    if name != "smollm2":
+        adapter = tmp_path / "adapter"
+        write_adapter(adapter, base, take_inventory(open_checkpoint(base)).linears, scaling=0.004)
+    loragraft.export(adapter, tmp_path / "plain.gguf", base=base, dtype="fp32")
+    loragraft.export(adapter, tmp_path / "shipped.gguf", base=shipped, dtype="fp32")
+    # The quantised file tells names and shapes as well as the weights do.
+    assert (tmp_path / "plain.gguf").read_bytes() == (tmp_path / "shipped.gguf").read_bytes()
+    unpacked = llama_build.convert(base, tmp_path / "base.gguf")
+    given = {"adapter": tmp_path / "plain.gguf"}
+    ours = llama_build.logits(unpacked, given, _TOKENS, tmp_path)
+    quantised = llama_build.logits(shipped, given, _TOKENS, tmp_path)
+    theirs = _peft_logits(base, adapter)
+    width = min(each["base"].shape[1] for each in (ours, quantised, theirs))
+    ours, quantised, theirs = (
+        {key: values[:, :width] for key, values in each.items()}
+        for each in (ours, quantised, theirs)
+    )
+    floor, error = (float(np.abs(ours[k] - theirs[k]).max()) for k in ("base", "adapter"))
+    effects = [each["adapter"] - each["base"] for each in (theirs, quantised)]
+    effect, alike = float(np.abs(effects[0]).max()), _cosine(*effects)
+    record("llama.cpp", name, "real model, unpacked", error=error, effect=effect, floor=floor)
+    record("llama.cpp", name, "real model, quantised", alike=alike, effect=effect)
+    assert effect > 1.0
+    assert error < _TOLERANCE[name]
+    assert alike > _ALIKE[name]
+
+
+def _peft_logits(base: Path, adapter: Path) -> dict[str, Array]:
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tokens = torch.tensor([_TOKENS])
+    with torch.no_grad():
+        plain = model(tokens).logits[0].numpy()
+        adapted = PeftModel.from_pretrained(model, adapter).eval()(tokens).logits[0].numpy()
+    return {"base": plain, "adapter": adapted}
+
+
+def _cosine(x: Array, y: Array) -> float:
+    return float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y))
