@@ -106,6 +106,7 @@ def read_model(path: Path, *, skeleton: bool = False) -> GgufModel:
     shards = _shards(path)
     headers = [read_gguf_header(shard) for shard in shards]
     first = headers[0][0]
+    _check_split(first, shards)
     if first.text("general.type") not in {"", "model"}:
         raise FormatError(
             f"{shown(path)}: general.type is {quoted(first.text('general.type'))}, expected a model"
@@ -132,12 +133,22 @@ def read_model(path: Path, *, skeleton: bool = False) -> GgufModel:
 
 def _shards(path: Path) -> tuple[Path, ...]:
     match = _SPLIT.fullmatch(path.name)
-    if match is None:
+    if match is None or not int(match[3]):
         return (path,)
     stem, _, count = match.groups()
     return tuple(
         path.with_name(f"{stem}-{number:05}-of-{count}.gguf") for number in range(1, int(count) + 1)
     )
+
+
+def _check_split(first: GgufHeader, shards: tuple[Path, ...]) -> None:
+    """Refuse one file of several that its name does not tell of: the rest would be missing."""
+    count = first.metadata.get("split.count", 0)
+    if count not in (0, 1, len(shards)):
+        raise FormatError(
+            f"{shown(shards[0])}: split.count is {quoted(count)}, but the file's name tells of"
+            f" {len(shards)}: expected all parts side by side as NAME-00001-of-00002.gguf and so on"
+        )
 
 
 def _family(header: GgufHeader, names: list[str], path: Path, *, skeleton: bool) -> GgmlFamily:
@@ -166,11 +177,11 @@ def _table(family: GgmlFamily, config: Mapping[str, Any]) -> dict[str, str]:
     table: dict[str, str] = {}
     for module in _OUTSIDE:
         table.setdefault(names.of(module) or "", module)
-    for block in range(config.get("num_hidden_layers", 0)):
+    for block in range(config["num_hidden_layers"]):
         for module in modules:
             path = f"model.layers.{block}.{module}"
             table.setdefault(names.of(path) or "", path)
-    del table[""]
+    table.pop("", None)
     return table
 
 
