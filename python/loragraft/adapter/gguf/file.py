@@ -9,7 +9,7 @@ import numpy as np
 
 from loragraft.adapter.delta import DeltaReader
 from loragraft.atomic_file import AtomicFile
-from loragraft.dtypes import from_float32
+from loragraft.dtypes import from_float32, to_float32
 from loragraft.errors import MismatchError
 from loragraft.ggml.naming import require_gguf
 from loragraft.number_formats import DTYPES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loragraft.adapter.gguf.pairing import Pairing
 
 _PAD: Final = 32
+_NAMES: Final = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 
 class Scale(NamedTuple):
@@ -46,8 +47,9 @@ class Scale(NamedTuple):
 def scale_of(pairs: Iterable[Pair]) -> Scale:
     """Return one alpha that is right for all pairs, or 0 with scalings in B."""
     wanted = {(scaling, scaling * pair.rank) for pair in pairs for scaling in pair.scalings}
-    alphas = {np.float32(alpha) for _, alpha in wanted}
-    if len(alphas) == 1 and next(iter(alphas)) != 0:
+    with np.errstate(over="ignore"):
+        alphas = {np.float32(alpha) for _, alpha in wanted}
+    if len(alphas) == 1 and 0 < abs(next(iter(alphas))) < np.inf:
         return Scale(float(next(iter(alphas))), folded=False)
     return Scale(0.0, folded={scaling for scaling, _ in wanted} != {1.0})
 
@@ -104,10 +106,14 @@ def write_gguf(path: Path, pairing: Pairing, *, name: str, dtype: str = "auto") 
 def _narrow(values: NDArray[np.float32], code: str, pair: Pair) -> bytes:
     with np.errstate(over="ignore"):
         stored = from_float32(values, code)
-    if code == "F16" and not np.isfinite(stored.view(np.float16)).all():
+        finite = np.isfinite(to_float32(stored, code)).all()
+    if not finite:
+        advice = (
+            "use --dtype bf16 or fp32" if code == "F16" else "alpha is larger than any adapter's"
+        )
         raise MismatchError(
-            f"{pair.name}: a factor of {quoted(pair.modules[0].module.name)} is too large for fp16"
-            f" ({np.abs(values).max():.4g}); use --dtype bf16 or fp32"
+            f"{pair.name}: a factor of {quoted(pair.modules[0].module.name)} is too large for"
+            f" {_NAMES[code]} ({np.abs(values).max():.4g}); {advice}"
         )
     return stored.tobytes()
 
@@ -131,7 +137,8 @@ def _header(pairing: Pairing, scale: Scale, codes: Sequence[str], name: str) -> 
     writer = gguf.GGUFWriter(None, pairing.arch)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_name(name)
+    # A directory may be called what is no text.
+    writer.add_name("".join(one if one.isprintable() else "?" for one in name))
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, scale.alpha)
     for pair, code in zip(pairing.pairs, codes, strict=True):
         kind = gguf.GGMLQuantizationType[code]
