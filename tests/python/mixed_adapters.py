@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_OWN_NAMES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 _ONE = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)")
 
 
@@ -130,8 +131,10 @@ def as_files(changes: Mapping[str, Array], model_type: str) -> dict[str, Array]:
         if name.endswith("embed_tokens"):
             found[f"{name}.weight"] = delta[0].T
         elif not stem.endswith("experts"):
-            single = _ONE.fullmatch(name)
-            key = f"{_stem(single[1], model_type)}.{single[2]}.{single[3]}" if single else name
+            single, key = _ONE.fullmatch(name), name
+            if single:
+                kind = _OWN_NAMES.get(single[3], single[3])
+                key = f"{_stem(single[1], model_type)}.{single[2]}.{kind}"
             found[f"{key}.weight"] = delta[0]
         elif model_type == "gpt_oss":
             found[name] = delta.swapaxes(1, 2)

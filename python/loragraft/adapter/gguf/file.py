@@ -8,25 +8,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from loragraft.adapter.delta import DeltaReader
+from loragraft.adapter.narrow import narrow
 from loragraft.atomic_file import AtomicFile
-from loragraft.dtypes import from_float32, to_float32
-from loragraft.errors import MismatchError
 from loragraft.ggml.naming import require_gguf
 from loragraft.number_formats import DTYPES
 from loragraft.tensor_reader import TensorReader
-from loragraft.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from loragraft.adapter.gguf.pair import Pair
     from loragraft.adapter.gguf.pairing import Pairing
 
 _PAD: Final = 32
-_NAMES: Final = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 
 class Scale(NamedTuple):
@@ -96,26 +91,11 @@ def write_gguf(path: Path, pairing: Pairing, *, name: str, dtype: str = "auto") 
         place = len(header)
         for pair, code in zip(pairing.pairs, codes, strict=True):
             for values in pair.factors(factors, scaled=scale.folded):
-                data = _narrow(values, code, pair)
+                data = narrow(values, code, pair.modules[0].module.name).tobytes()
                 data += bytes(-len(data) % _PAD)
                 file.write(data, place)
                 place += len(data)
     return place
-
-
-def _narrow(values: NDArray[np.float32], code: str, pair: Pair) -> bytes:
-    with np.errstate(over="ignore"):
-        stored = from_float32(values, code)
-        finite = np.isfinite(to_float32(stored, code)).all()
-    if not finite:
-        advice = (
-            "use --dtype bf16 or fp32" if code == "F16" else "alpha is larger than any adapter's"
-        )
-        raise MismatchError(
-            f"{pair.name}: a factor of {quoted(pair.modules[0].module.name)} is too large for"
-            f" {_NAMES[code]} ({np.abs(values).max():.4g}); {advice}"
-        )
-    return stored.tobytes()
 
 
 class _Stream:
