@@ -222,8 +222,6 @@ def test_a_failure_keeps_the_adapter_that_was_there(
 @pytest.mark.parametrize(
     "options",
     [
-        ["--format", "gguf"],
-        ["--output_format", "both"],
         ["--device", "cuda"],
         ["--device", "cuda:1"],
     ],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
-import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import gguf_models as models
 import llama_models
@@ -219,7 +218,7 @@ def test_gguf_adapters_where_peft_ones_are_wanted(
         assert "loragraft export" in answer.error
 
 
-def test_legacy_bytes_of_alpha(loragraft: CommandLine, base: Path, tmp_path: Path) -> None:
+def test_alpha_that_is_no_number(loragraft: CommandLine, base: Path, tmp_path: Path) -> None:
     """Alpha is a number, whatever the file says."""
     for number, alpha in enumerate((float("nan"), float("inf"))):
         pairs = {"blk.0.attn_q.weight": (random(64, 2), random(2, 64))}
@@ -229,5 +228,20 @@ def test_legacy_bytes_of_alpha(loragraft: CommandLine, base: Path, tmp_path: Pat
         )
         assert answer.code == 3
         assert "adapter.lora.alpha" in answer.error
-        assert json.dumps(str(path))
-    assert gguf.Keys.Adapter.LORA_ALPHA == "adapter.lora.alpha"
+
+
+def test_a_failure_keeps_the_file_that_was_there(
+    loragraft: CommandLine, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    for out in (tmp_path / "out.gguf", tmp_path / "dir"):
+        assert loragraft("export", adapter, "--base", base, "-o", out).code == 0
+    path = tmp_path / "out.gguf"
+    before = path.read_bytes()
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    for out in (path, tmp_path / "dir"):
+        assert loragraft("export", adapter, "--base", base, "-o", out, "--force").code == 6
+    assert path.read_bytes() == before
+    assert (tmp_path / "dir" / "adapter.gguf").read_bytes() == before

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import gguf
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import gguf_models as models
 import llama_models
 import loragraft as package
+import made_reports
 from command_line import CommandLine, loragraft
 from loragraft.errors import MismatchError, UsageError
 from loragraft.extraction import extract
@@ -79,6 +81,7 @@ def test_files_and_report(
         "left_out": {},
     }
     assert report["inputs"]["format"] == form
+    jsonschema.validate(report, made_reports.schema())
     assert not any("llama.cpp" in text for text in result.report.summary.warnings)
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "llama-cli -m BASE.gguf --lora adapter.gguf" in card

@@ -156,10 +156,11 @@ class _Job:
         else:
             check_destination(directory, [lora.directory, base.directory], force=self.force)
         with Destination(directory) as destination:
+            # Replaced as a whole: should a factor be broken, what was there stays.
+            name = lora.directory.resolve().name
+            size = write_gguf(target, pairing, name=name, dtype=self.dtype)
             if not is_file:
-                self._retire(destination)
-            path = destination.file(target.name)
-            size = write_gguf(path, pairing, name=lora.directory.resolve().name, dtype=self.dtype)
+                self._retire(destination, keep=GGUF_FILE)
         scale = scale_of(pairing.pairs)
         dtypes = [dtype_of(pair, scale, self.dtype) for pair in pairing.pairs]
         return self._result(target, "gguf", dtypes, size, left_out, scale.alpha, scale.folded)
@@ -199,9 +200,9 @@ class _Job:
         peft = PeftSource(place_adapter(lora, base), base, reader)
         return peft, left_out, [lora.directory, base.directory]
 
-    def _retire(self, destination: Destination) -> None:
+    def _retire(self, destination: Destination, keep: str = "") -> None:
         """Remove an adapter that is replaced, in whatever format it is."""
-        retire(destination)
+        retire(destination, keep)
         (destination.directory / TENSORS_FILE).unlink(missing_ok=True)
 
     def _check_file(self, target: Path, base: Checkpoint) -> None:
