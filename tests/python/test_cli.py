@@ -85,7 +85,7 @@ def test_without_a_command_help_goes_to_stderr(loragraft: CommandLine):
 
 def test_completion(loragraft: CommandLine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("_LORAGRAFT_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "loragraft ex")
+    monkeypatch.setenv("COMP_WORDS", "loragraft ext")
     monkeypatch.setenv("COMP_CWORD", "1")
     answer = loragraft()
     assert (answer.code, answer.out.split()) == (0, ["extract"])
@@ -132,7 +132,7 @@ def test_errors_as_json(loragraft: CommandLine, arguments: list[str]):
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def inspect(_path: str) -> None:
+    def inspect(_path: str, **_: object) -> None:
         raise error
 
     monkeypatch.setattr("loragraft.inspection.inspect", inspect)

@@ -52,7 +52,7 @@ def refused(loragraft: CommandLine, tmp_path: Path, code: int, *arguments: objec
         (["--layers", "0-"], "--layers"),
         (["--layers", "7"], "there is no layer 7"),
         (["--skip-3d", "perhaps"], "expected True or False"),
-        (["--format", "onnx"], "--format onnx"),
+        (["--format", "onnx"], "'onnx' is not one of 'peft', 'gguf', 'both'"),
         (["--device", "tpu"], "--device"),
         (["--model-a", "x"], "BASE is given twice"),
         (["--model_b", "x"], "TUNED is given twice"),

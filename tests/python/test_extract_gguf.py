@@ -271,3 +271,31 @@ def test_q8_rounding_is_told(tmp_path: Path, pair: Callable[[str], tuple[Path, P
         noise = np.linalg.norm(back.astype(np.float64) - weight) / np.linalg.norm(change)
         assert module.rounding_floor == pytest.approx(noise, rel=0.05), module.name
     assert verify(*stored, tmp_path / "out").summary.error < 1.0
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_v.weight", "blk.1.attn_q.weight"])
+@pytest.mark.parametrize("bits", [0x7E00, 0x7C00, 0xFC00], ids=["nan", "inf", "-inf"])
+def test_broken_scales(
+    tmp_path: Path, pair: Callable[[str], tuple[Path, Path]], loragraft: CommandLine,
+    name: str, bits: int,
+) -> None:  # fmt: skip
+    """Told with the tensor and the place in the model's own order of rows."""
+    base, tuned = pair("llama")
+
+    def store(tensor: str, values: Array) -> tuple[Array, Any]:
+        raw, kind = models.in_dtype("Q8_0")(tensor, values)
+        if tensor == name:
+            # The second block of the file's row 5; its codes but one are zero or not, no matter.
+            raw[5, 34:36] = np.array([bits], np.uint16).view(np.uint8)
+            raw[5, 36:68] = 1
+        return raw, kind
+
+    broken = models.write(tmp_path / "broken.gguf", models.read(tuned), store=store)
+    answer = loragraft("extract", base, broken, "-o", tmp_path / "out", "--rank", "2")
+    assert answer.code == 6
+    # Row 5 of a file of heads of 16 is the odd half of pair 2: row 8 + 2.
+    row = 10 if "attn_q" in name else 5
+    module = "q_proj" if "attn_q" in name else "v_proj"
+    assert f"model.layers.1.self_attn.{module}" in answer.error
+    assert f"({row}, 32)" in answer.error or f"[{row}, 32]" in answer.error, answer.error
+    assert not (tmp_path / "out").exists()
