@@ -21,14 +21,20 @@ PAGE_FILE: Final = "report.html"
 _CARD_FILE: Final = "README.md"
 
 
-def retire(destination: Destination) -> None:
+def retire(destination: Destination, keep: str = "") -> None:
     """Remove the documents of an adapter that is about to be replaced, its config first.
+
+    Args:
+        destination: Its directory.
+        keep: The name of one that stays.
 
     Raises:
         FormatError: A file cannot be removed.
     """
     for name in (CONFIG_FILE, REPORT_FILE, PAGE_FILE, _CARD_FILE, RESIDUAL_FILE, GGUF_FILE):
         path = destination.directory / name
+        if name == keep:
+            continue
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

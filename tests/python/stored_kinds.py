@@ -197,6 +197,26 @@ def microscaled(
     return Kind(make, values[chosen], spacing[chosen])
 
 
+def q8(
+    file: File, rng: np.random.Generator, m: int, n: int, *, first: int = 0, step: int = 1
+) -> Kind:
+    rows = first + step * m
+    codes = rng.integers(-128, 128, (rows, n // 32, 32)).astype(np.int8)
+    scales = (0.01 * rng.standard_normal((rows, n // 32, 1))).astype(np.float16)
+    blocks = np.concatenate([scales.view(np.int8), codes], 2)
+    offset = file.add(blocks)
+    values = (codes * scales.astype(np.float32)).reshape(rows, n)
+    spacing = np.repeat(np.abs(scales[:, :, 0].astype(np.float64)), 32, 1)
+    chosen = slice(first, first + step * m, step)
+    return Kind(
+        lambda io: native.StoredMatrix.q8(
+            native.MappedFile(str(file.path), io), offset, m, n, first, step
+        ),
+        values[chosen],
+        spacing[chosen],
+    )
+
+
 def stacked(*parts: Kind) -> Kind:
     return Kind(
         lambda io: native.StoredMatrix.stacked([part.make(io) for part in parts]),
@@ -246,6 +266,9 @@ def every_kind(path: Path, m: int, n: int, seed: int = 0) -> dict[str, Kind]:
     kinds["MXFP4"] = microscaled(file, rng, m, wide)
     kinds["MXFP4 odd rows"] = microscaled(file, rng, m, wide, first=1, step=2)
     kinds["MXFP4 expert"] = microscaled(file, rng, m, wide, first=2 * m)
+    kinds["Q8_0"] = q8(file, rng, m, wide)
+    kinds["Q8_0 odd rows"] = q8(file, rng, m, wide, first=1, step=2)
+    kinds["Q8_0 expert"] = q8(file, rng, m, wide, first=2 * m)
     half = plain(file, rng, "BF16", m // 2, n)
     rest = plain(file, rng, "BF16", m - m // 2, n)
     kinds["stacked"] = stacked(half, rest)

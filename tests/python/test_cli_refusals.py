@@ -52,7 +52,7 @@ def refused(loragraft: CommandLine, tmp_path: Path, code: int, *arguments: objec
         (["--layers", "0-"], "--layers"),
         (["--layers", "7"], "there is no layer 7"),
         (["--skip-3d", "perhaps"], "expected True or False"),
-        (["--format", "onnx"], "--format onnx"),
+        (["--format", "onnx"], "'onnx' is not one of 'peft', 'gguf', 'both'"),
         (["--device", "tpu"], "--device"),
         (["--model-a", "x"], "BASE is given twice"),
         (["--model_b", "x"], "TUNED is given twice"),
@@ -222,8 +222,6 @@ def test_a_failure_keeps_the_adapter_that_was_there(
 @pytest.mark.parametrize(
     "options",
     [
-        ["--format", "gguf"],
-        ["--output_format", "both"],
         ["--device", "cuda"],
         ["--device", "cuda:1"],
     ],

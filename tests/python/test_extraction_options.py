@@ -11,8 +11,8 @@ import pytest
 import extraction_checks as checks
 import lora_files as files
 import tiny_models
-from loragraft.errors import MissingDependencyError, NothingToAdaptError, UsageError
-from loragraft.extraction import extract, require_format
+from loragraft.errors import NothingToAdaptError, UsageError
+from loragraft.extraction import extract
 from loragraft.verification import verify
 
 if TYPE_CHECKING:
@@ -279,10 +279,9 @@ def test_rank_as_text_and_power_iterations(tmp_path: Path, llama: tuple[Path, Pa
     assert {row.rank for row in one.report.modules} == {4}
 
 
-def test_formats() -> None:
-    require_format("peft")
-    for name in ("gguf", "both"):
-        with pytest.raises(MissingDependencyError, match="--format peft"):
-            require_format(name)
-    with pytest.raises(UsageError, match="expected peft, gguf or both"):
-        require_format("onnx")
+def test_formats(tmp_path: Path, llama: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="--format onnx: expected peft, gguf, both"):
+        extract(*llama, tmp_path / "out", format="onnx")
+    with pytest.raises(UsageError, match="use --format both"):
+        extract(*llama, tmp_path / "out", format="gguf", exact=True, patch=True)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import loragraft as package
 from command_line import LLAMA, SMALL, pair, write_pair
+from lora_files import CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +129,15 @@ def test_other_commands_load_what_they_need(pair: tuple[Path, Path, Path], tmp_p
     assert heavy(loaded("inspect", adapter), but=WITH_NUMPY) == set()
     assert heavy(loaded("verify", base, tuned, adapter), but=WITH_NUMPY) == set()
     assert heavy(loaded("merge", base, adapter, "-o", tmp_path / "out"), but=WITH_NUMPY) == set()
+    assert heavy(loaded("inspect", adapter, "--for", "vllm"), but=WITH_NUMPY) == set()
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    (base / "config.json").write_text(json.dumps(CONFIG | heads), encoding="utf-8")
+    to = ("--base", base, "-o")
+    peft = (*to, tmp_path / "peft", "--format", "peft")
+    assert heavy(loaded("export", adapter, *peft), but=WITH_NUMPY) == set()
+    found = heavy(loaded("export", adapter, *to, tmp_path / "a.gguf"), but=WITH_NUMPY)
+    assert found == {"gguf"}
+    assert heavy(loaded("inspect", tmp_path / "a.gguf"), but=WITH_NUMPY) == set()
     some = ("--subspace-rank", "4", "--no-cache")
     between = (adapter, "--source", base, "--target", tuned, "-o", tmp_path / "moved")
     needed = (*WITH_NUMPY, *NATIVE)

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.adapter.parameters import ParameterNames
-from loragraft.adapter.peft_config import CONFIG_FILE, LAYOUT_KEY, TENSORS_FILE, factor_keys
+from loragraft.adapter.peft_config import (
+    CONFIG_FILE,
+    GGUF_FILE,
+    LAYOUT_KEY,
+    TENSORS_FILE,
+    factor_keys,
+)
 from loragraft.adapter.settings import Settings
 from loragraft.errors import FormatError
 from loragraft.input_file import read_bytes
@@ -96,6 +102,8 @@ def read_adapter(
             config, or the adapter is something other than plain LoRA.
     """
     directory, tensors_file = _locate(Path(path))
+    if config is None:
+        _refuse_gguf(Path(path))
     config_file = directory / CONFIG_FILE
     if config is None:
         config = _read_config(config_file)
@@ -114,6 +122,16 @@ def read_adapter(
     ]
     modules.sort(key=lambda module: natural_key(module.name))
     return PeftAdapter(directory, config, tuple(modules), others, metadata.get(LAYOUT_KEY, ""))
+
+
+def _refuse_gguf(place: Path) -> None:
+    """Tell of the way out where there is an adapter in llama.cpp's format alone."""
+    file = place if place.suffix == ".gguf" else place / GGUF_FILE
+    if file.is_file() and (file is place or not (place / CONFIG_FILE).exists()):
+        raise FormatError(
+            f"{shown(file)}: an adapter for llama.cpp, expected one in PEFT's format: loragraft"
+            " export ADAPTER.gguf --base BASE --format peft -o OUT makes one"
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from loragraft.adapter.gguf.file import dtype_of, scale_of, write_gguf
 from loragraft.adapter.gguf.pairing import pair_up
 from loragraft.adapter.gguf.reading import read_gguf_adapter
 from loragraft.adapter.peft import read_adapter
-from loragraft.adapter.peft_config import CONFIG_FILE, GGUF_FILE, RESIDUAL_FILE, TENSORS_FILE
+from loragraft.adapter.peft_config import CONFIG_FILE, GGUF_FILE, TENSORS_FILE
 from loragraft.adapter.placement import place_adapter
 from loragraft.adapter.restored import kinds_of
 from loragraft.architecture.modules import take_inventory
 from loragraft.atomic_file import write_text_atomic
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination
-from loragraft.documents import dump
+from loragraft.documents import dump, retire
 from loragraft.errors import MismatchError, NothingToAdaptError, UsageError
 from loragraft.exporting.card import export_card
 from loragraft.exporting.gguf_source import GgufSource
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from loragraft.architecture.modules import Inventory
     from loragraft.checkpoint import Checkpoint
     from loragraft.exporting.matrix_factors import FactorSource
 
@@ -151,12 +152,15 @@ class _Job:
         directory = self.output.parent if is_file else self.output
         target = self.output if is_file else directory / GGUF_FILE
         if is_file:
-            self._check_file(target)
+            self._check_file(target, base)
         else:
             check_destination(directory, [lora.directory, base.directory], force=self.force)
         with Destination(directory) as destination:
-            path = destination.file(target.name)
-            size = write_gguf(path, pairing, name=lora.directory.resolve().name, dtype=self.dtype)
+            # Replaced as a whole: should a factor be broken, what was there stays.
+            name = lora.directory.resolve().name
+            size = write_gguf(target, pairing, name=name, dtype=self.dtype)
+            if not is_file:
+                self._retire(destination, keep=GGUF_FILE)
         scale = scale_of(pairing.pairs)
         dtypes = [dtype_of(pair, scale, self.dtype) for pair in pairing.pairs]
         return self._result(target, "gguf", dtypes, size, left_out, scale.alpha, scale.folded)
@@ -164,15 +168,14 @@ class _Job:
     def to_peft(self, base: Checkpoint, layout: str) -> Export:
         with TensorReader() as reader:
             inventory = take_inventory(base, layout)
-            source, left_out, inputs = self._source(base, reader)
+            source, left_out, inputs = self._source(base, inventory, reader)
             output = PeftOutput(source, base, inventory, layout)
             unknown = "no module of the base is called so"
             left_out |= dict.fromkeys(source.unused(), unknown)
             self._check(left_out, len(output.modules), {})
             check_destination(self.output, inputs, force=self.force)
             with Destination(self.output, self.force) as destination:
-                for name in (CONFIG_FILE, RESIDUAL_FILE, TENSORS_FILE):
-                    (self.output / name).unlink(missing_ok=True)
+                self._retire(destination)
                 size = output.write(destination, self.dtype)
                 config = output.config()
                 card = export_card(self.adapter, config, layout)
@@ -183,20 +186,28 @@ class _Job:
         return self._result(self.output, layout, dtypes, size, left_out, None, folded)
 
     def _source(
-        self, base: Checkpoint, reader: TensorReader
+        self, base: Checkpoint, inventory: Inventory, reader: TensorReader
     ) -> tuple[FactorSource, dict[str, str], list[Path]]:
         if is_gguf(self.adapter):
             gguf = read_gguf_adapter(self.adapter)
             why = "llama.cpp ignores it too"
             ignored = {entry.name: why for entry in gguf.ignored}
-            return GgufSource(gguf, base, reader), ignored, [base.directory]
+            source = GgufSource(gguf, base, inventory, reader)
+            return source, ignored, [self.adapter.parent, base.directory]
         lora = read_adapter(self.adapter)
         why = "only factors are laid out anew"
         left_out = dict.fromkeys(sorted(lora.other_tensors), why)
-        source = PeftSource(place_adapter(lora, base), base, reader)
-        return source, left_out, [lora.directory, base.directory]
+        peft = PeftSource(place_adapter(lora, base), base, reader)
+        return peft, left_out, [lora.directory, base.directory]
 
-    def _check_file(self, target: Path) -> None:
+    def _retire(self, destination: Destination, keep: str = "") -> None:
+        """Remove an adapter that is replaced, in whatever format it is."""
+        retire(destination, keep)
+        (destination.directory / TENSORS_FILE).unlink(missing_ok=True)
+
+    def _check_file(self, target: Path, base: Checkpoint) -> None:
+        if target.resolve() in {shard.resolve() for shard in base.shards}:
+            raise UsageError(f"{shown(target)}: is the base; choose another name")
         if target.exists() and not self.force:
             raise UsageError(f"{shown(target)}: exists; choose another name, or --force")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loragraft.adapter.narrow import narrow
 from loragraft.adapter.packing import Packing
 from loragraft.adapter.peft_config import (
     LAYOUT_KEY,
@@ -15,7 +16,6 @@ from loragraft.adapter.peft_config import (
 )
 from loragraft.architecture.expert_layout import Projection
 from loragraft.architecture.families import family_of
-from loragraft.dtypes import from_float32
 from loragraft.exporting.matrix_factors import joined
 from loragraft.number_formats import DTYPES
 from loragraft.safetensors_writer import SafetensorsWriter
@@ -172,7 +172,8 @@ class PeftOutput:
         for number, one in enumerate(self._matrices(linear)):
             if one is not None:
                 own = one.folded if module.folded else one
-                packing.put(number, from_float32(own.b, code), from_float32(own.a, code))
+                b, a = (narrow(values, code, linear.name) for values in (own.b, own.a))
+                packing.put(number, b, a)
         return packing.lora_a, packing.lora_b
 
 

@@ -28,6 +28,7 @@ class GgmlFamily:
         orders: End of a module's path -> in which order its rows or columns lie, see `row_order`.
         absent: Ends of paths that its blocks do not have, though the package ``gguf`` has names.
         interleaved: Rows of gate and up of experts alternate in transformers.
+        fusable: Its files may have gate and up of experts in one tensor.
         readable: A model's GGUF can be read as the model; else adapters for it are written alone.
     """
 
@@ -37,6 +38,7 @@ class GgmlFamily:
     orders: Mapping[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     interleaved: bool = False
+    fusable: bool = False
     readable: bool = True
 
     def order_of(self, module: str) -> str:
@@ -59,6 +61,7 @@ def families() -> tuple[GgmlFamily, ...]:
             orders=one.get("orders", {}),
             absent=tuple(one.get("absent", ())),
             interleaved=one.get("interleaved", False),
+            fusable=one.get("fusable", False),
             readable=one.get("readable", True),
         )
         for one in json.loads(_DATA.read_text(encoding="utf-8"))

@@ -12,12 +12,14 @@ from loragraft.ggml.header import read_gguf_header
 from loragraft.ggml.model_config import config_of
 from loragraft.ggml.naming import GgmlNames
 from loragraft.ggml.row_order import order_of
+from loragraft.ggml.tensor_types import Q8_0
 from loragraft.natural_order import natural_key
+from loragraft.number_formats import WEIGHT_DTYPES
 from loragraft.tensor_entry import TensorEntry
 from loragraft.wording import listed, quoted, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from loragraft.ggml.family import GgmlFamily
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = re.compile(r"blk\.([0-9]{1,6})\.(.+)")
 _SPLIT: Final = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
+#: What weights of a model are read in.
+READ: Final = (*WEIGHT_DTYPES, Q8_0)
 _EXPERTS: Final = {
     "ffn_gate_exps": "mlp.experts.gate_proj",
     "ffn_up_exps": "mlp.experts.up_proj",
@@ -99,13 +103,15 @@ def read_model(path: Path, *, skeleton: bool = False) -> GgufModel:
             tensor is said to be F32, and none can be read.
 
     Raises:
-        FormatError: A file cannot be read, is malformed, or is no model.
+        FormatError: A file cannot be read, is malformed, is no model, or is quantised to fewer bits
+            than 8.
         MismatchError: Its family is not proven.
         MissingDependencyError: The package ``gguf`` is missing.
     """
     shards = _shards(path)
     headers = [read_gguf_header(shard) for shard in shards]
     first = headers[0][0]
+    _check_split(first, shards)
     if first.text("general.type") not in {"", "model"}:
         raise FormatError(
             f"{shown(path)}: general.type is {quoted(first.text('general.type'))}, expected a model"
@@ -125,6 +131,8 @@ def read_model(path: Path, *, skeleton: bool = False) -> GgufModel:
                 shape = (1, *shape)
             kind, size = ("F32", 0) if skeleton else (tensor.type, tensor.end - tensor.begin)
             tensors[name] = TensorEntry(name, kind, shape, shard, tensor.begin, size, identity)
+    if not skeleton:
+        _check_types(tensors.values())
     orders = dict(_orders(tensors, family, config))
     storage = GgmlStorage(MappingProxyType(orders), family.interleaved)
     return GgufModel(tensors, shards, MappingProxyType(config), storage)
@@ -132,12 +140,36 @@ def read_model(path: Path, *, skeleton: bool = False) -> GgufModel:
 
 def _shards(path: Path) -> tuple[Path, ...]:
     match = _SPLIT.fullmatch(path.name)
-    if match is None:
+    if match is None or not int(match[3]):
         return (path,)
     stem, _, count = match.groups()
     return tuple(
         path.with_name(f"{stem}-{number:05}-of-{count}.gguf") for number in range(1, int(count) + 1)
     )
+
+
+def _check_types(entries: Iterable[TensorEntry]) -> None:
+    """Refuse a model that few weights could be read of: the adapter would lack the rest."""
+    matrices = [
+        entry for entry in entries if len(entry.shape) > 1 and entry.name.startswith("model.layers")
+    ]
+    coarse = [entry for entry in matrices if entry.dtype not in READ]
+    if coarse:
+        raise FormatError(
+            f"{shown(coarse[0].path)}: {len(coarse)} of {len(matrices)} matrices are stored as"
+            f" {listed(sorted({entry.dtype for entry in coarse}))}, such as {coarse[0].name};"
+            f" expected {listed(READ)}: give such a GGUF of the model, or its safetensors files"
+        )
+
+
+def _check_split(first: GgufHeader, shards: tuple[Path, ...]) -> None:
+    """Refuse one file of several that its name does not tell of: the rest would be missing."""
+    count = first.metadata.get("split.count", 0)
+    if count not in (0, 1, len(shards)):
+        raise FormatError(
+            f"{shown(shards[0])}: split.count is {quoted(count)}, but the file's name tells of"
+            f" {len(shards)}: expected all parts side by side as NAME-00001-of-00002.gguf and so on"
+        )
 
 
 def _family(header: GgufHeader, names: list[str], path: Path, *, skeleton: bool) -> GgmlFamily:
@@ -166,11 +198,11 @@ def _table(family: GgmlFamily, config: Mapping[str, Any]) -> dict[str, str]:
     table: dict[str, str] = {}
     for module in _OUTSIDE:
         table.setdefault(names.of(module) or "", module)
-    for block in range(config.get("num_hidden_layers", 0)):
+    for block in range(config["num_hidden_layers"]):
         for module in modules:
             path = f"model.layers.{block}.{module}"
             table.setdefault(names.of(path) or "", path)
-    del table[""]
+    table.pop("", None)
     return table
 
 

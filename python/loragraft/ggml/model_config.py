@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from loragraft.errors import FormatError
+from loragraft.ggml.naming import MOST_BLOCKS
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ _NUMBERS: Final = {
     "expert_count": "num_experts",
     "expert_feed_forward_length": "moe_intermediate_size",
     "vocab_size": "vocab_size",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.inner_size": "linear_value_head_dim",
 }
 
 
@@ -38,7 +43,8 @@ def config_of(
         where: The file, for messages.
 
     Raises:
-        FormatError: A number has the wrong type, or blocks differ in it.
+        FormatError: A number has the wrong type, or blocks differ in it; or no file could have so
+            many blocks.
     """
     config: dict[str, Any] = {
         "model_type": family.model_types[0],
@@ -49,6 +55,15 @@ def config_of(
         value = metadata.get(f"{family.arch}.{key}")
         if value is not None:
             config[name] = _number(value, f"{family.arch}.{key}", where)
+    blocks = config.get("num_hidden_layers", 0)
+    if not 0 < blocks <= MOST_BLOCKS:
+        raise FormatError(
+            f"{where}: {family.arch}.block_count is {blocks}, expected 1 to {MOST_BLOCKS}"
+        )
+    if config.get("linear_num_value_heads"):
+        # ssm.inner_size is that of all heads together.
+        together = config.get("linear_value_head_dim", 0)
+        config["linear_value_head_dim"] = together // config["linear_num_value_heads"]
     if "num_experts" in config:
         config["num_local_experts"] = config["num_experts"]
     return config

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from loragraft.ggml.family import GgmlFamily
 
-#: Blocks that a table is made for where config.json does not tell.
-_MOST_BLOCKS: Final = 1024
+#: The most blocks of a model; a table is made for as many where config.json does not tell.
+MOST_BLOCKS: Final = 1024
 #: In models that also see or hear, what the language model's modules are called.
 _INNER: Final = "language_model."
 
@@ -49,8 +49,8 @@ class GgmlNames:
                 f"the installed package gguf does not know {family.arch}: pip install -U gguf"
             )
         blocks = text_config(config).get("num_hidden_layers")
-        if type(blocks) is not int or not 0 < blocks <= _MOST_BLOCKS:
-            blocks = _MOST_BLOCKS
+        if type(blocks) is not int or not 0 < blocks <= MOST_BLOCKS:
+            blocks = MOST_BLOCKS
         self._table = gguf.get_tensor_name_map(codes[family.arch], blocks)
 
     def of(self, module: str) -> str | None:

@@ -83,8 +83,9 @@ def _kinds(matrices: list[GgufTensor]) -> tuple[KindCount, ...]:
 
 
 def _model_problems(header: GgufHeader, matrices: list[GgufTensor], arch: str) -> Iterator[str]:
-    if header.metadata.get("split.count", 1) not in {0, 1}:
-        yield f"It is one of {header.metadata['split.count']} files; the others are not looked at."
+    files = header.metadata.get("split.count", 1)
+    if type(files) is int and files > 1:
+        yield f"It is one of {files} files; the others are not looked at."
     family = family_of_arch(arch, has_experts=any(len(t.shape) == 3 for t in matrices))
     if family is None:
         yield f"The architecture {arch} is not proven: no adapter is written for it."

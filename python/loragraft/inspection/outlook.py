@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.adapter.engines import SGLANG, VLLM, engine_notes
 from loragraft.report.inspection import EngineOutlook
+from loragraft.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from loragraft.adapter.gguf.reading import GgufAdapter
 
 _ONE_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
+_FUSED: Final = re.compile(r"\.experts\.(?!\d+\.)")
 _FACTOR: Final = re.compile(r"\.lora_(embedding_)?[AB](\.weight)?$")
 #: The largest rank that vLLM makes room for where --max-lora-rank says nothing.
 _VLLM_RANK: Final = 16
@@ -53,7 +55,7 @@ class Files(NamedTuple):
     @property
     def fused(self) -> bool:
         """Whether experts share parameters."""
-        return bool(self.config.get("target_parameters")) and any("experts" in k for k in self.keys)
+        return bool(self.config.get("target_parameters")) and any(map(_FUSED.search, self.keys))
 
     @property
     def per_expert(self) -> bool:
@@ -85,7 +87,7 @@ def outlook_of_gguf(adapter: GgufAdapter, engine: str) -> EngineOutlook:
         return _outlook(name, [Note(text, refuses=True)])
     notes = [Note(f"takes it on models of architecture {adapter.arch}, however quantised")]
     if adapter.ignored:
-        notes.append(Note(f"ignores {len(adapter.ignored)} norms in it", wrong=True))
+        notes.append(Note(f"ignores {counted(len(adapter.ignored), 'norm')} in it", wrong=True))
     return _outlook(name, notes)
 
 
@@ -158,9 +160,9 @@ def _llama_cpp(files: Files) -> Iterator[Note]:
         refuses=True,
     )
     if files.beside:
-        count = len(files.beside)
+        count = counted(len(files.beside), "tensor")
         yield Note(
-            f"has no place for {count} tensors that are no factors, such as {files.beside[0]}:"
+            f"has no place for {count} beside the factors, such as {files.beside[0]}:"
             " export refuses them, or leaves them out with --skip-unsupported",
             wrong=True,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loragraft import __version__
 from loragraft.report.kinds import by_kind, gather
-from loragraft.wording import percent, span
+from loragraft.wording import counted, percent, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,7 +77,9 @@ def _llama_cpp(report: Report) -> str:
         return ""
     text = f"In llama.cpp, on a GGUF of the base: `llama-cli -m BASE.gguf --lora {gguf['file']}`."
     if gguf["left_out"]:
-        text += f" That file lacks {len(gguf['left_out'])} modules, which report.json lists."
+        text += (
+            f" That file lacks {counted(len(gguf['left_out']), 'module')}, which report.json lists."
+        )
     return text
 
 

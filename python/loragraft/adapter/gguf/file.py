@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from loragraft.adapter.delta import DeltaReader
+from loragraft.adapter.narrow import narrow
 from loragraft.atomic_file import AtomicFile
-from loragraft.dtypes import from_float32
-from loragraft.errors import MismatchError
 from loragraft.ggml.naming import require_gguf
 from loragraft.number_formats import DTYPES
 from loragraft.tensor_reader import TensorReader
-from loragraft.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from loragraft.adapter.gguf.pair import Pair
     from loragraft.adapter.gguf.pairing import Pairing
@@ -46,8 +42,9 @@ class Scale(NamedTuple):
 def scale_of(pairs: Iterable[Pair]) -> Scale:
     """Return one alpha that is right for all pairs, or 0 with scalings in B."""
     wanted = {(scaling, scaling * pair.rank) for pair in pairs for scaling in pair.scalings}
-    alphas = {np.float32(alpha) for _, alpha in wanted}
-    if len(alphas) == 1 and next(iter(alphas)) != 0:
+    with np.errstate(over="ignore"):
+        alphas = {np.float32(alpha) for _, alpha in wanted}
+    if len(alphas) == 1 and 0 < abs(next(iter(alphas))) < np.inf:
         return Scale(float(next(iter(alphas))), folded=False)
     return Scale(0.0, folded={scaling for scaling, _ in wanted} != {1.0})
 
@@ -94,22 +91,11 @@ def write_gguf(path: Path, pairing: Pairing, *, name: str, dtype: str = "auto") 
         place = len(header)
         for pair, code in zip(pairing.pairs, codes, strict=True):
             for values in pair.factors(factors, scaled=scale.folded):
-                data = _narrow(values, code, pair)
+                data = narrow(values, code, pair.modules[0].module.name).tobytes()
                 data += bytes(-len(data) % _PAD)
                 file.write(data, place)
                 place += len(data)
     return place
-
-
-def _narrow(values: NDArray[np.float32], code: str, pair: Pair) -> bytes:
-    with np.errstate(over="ignore"):
-        stored = from_float32(values, code)
-    if code == "F16" and not np.isfinite(stored.view(np.float16)).all():
-        raise MismatchError(
-            f"{pair.name}: a factor of {quoted(pair.modules[0].module.name)} is too large for fp16"
-            f" ({np.abs(values).max():.4g}); use --dtype bf16 or fp32"
-        )
-    return stored.tobytes()
 
 
 class _Stream:
@@ -131,7 +117,8 @@ def _header(pairing: Pairing, scale: Scale, codes: Sequence[str], name: str) -> 
     writer = gguf.GGUFWriter(None, pairing.arch)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_name(name)
+    # A directory may be called what is no text.
+    writer.add_name("".join(one if one.isprintable() else "?" for one in name))
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, scale.alpha)
     for pair, code in zip(pairing.pairs, codes, strict=True):
         kind = gguf.GGMLQuantizationType[code]

@@ -88,7 +88,9 @@ class Pair(NamedTuple):
             delta = reader.delta(part.placement, part.expert, transposed=False)
             left, right = delta.left[part.rows], delta.right
             if scaled:
-                left = left * np.float32(delta.scaling)
+                # What overflows is found, and told, by whoever narrows it.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    left = left * np.float32(delta.scaling)
             if self.order is not None and self.order.columns:
                 right = right[:, self.order.places]
             elif self.order is not None:

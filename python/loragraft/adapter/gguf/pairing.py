@@ -9,6 +9,7 @@ from loragraft.adapter.gguf.pair import Pair, Part
 from loragraft.adapter.tying import vocabulary_of
 from loragraft.architecture.families import family_of
 from loragraft.architecture.roles import Role
+from loragraft.errors import MismatchError
 from loragraft.ggml.family import family_for
 from loragraft.ggml.naming import GgmlNames
 from loragraft.ggml.row_order import order_of
@@ -55,10 +56,16 @@ def pair_up(placed: Placed, base: Checkpoint, *, fused_experts: bool = False) ->
             (``convert_hf_to_gguf.py --fuse-gate-up-exps``).
 
     Raises:
-        MismatchError: The base's family is not proven.
+        MismatchError: The base's family is not proven, or has no such files.
         FormatError: Its config.json has no numbers of heads.
         MissingDependencyError: The package ``gguf`` is missing.
     """
+    family = family_for(base.config)
+    if fused_experts and not family.fusable:
+        raise MismatchError(
+            f"--fused-experts: llama.cpp reads no files of {family.arch} that have gate and up of"
+            " experts in one tensor; leave the option out"
+        )
     return _Pairer(placed, base, fused_experts).pairing()
 
 
