@@ -12,6 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from loragraft import system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.wording import reason, shown
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_NO_PREALLOCATION: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -31,29 +31,34 @@ class AtomicFile:
     symbolic link at the destination is replaced, not followed.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = True, mode: int = 0o666) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = True, mode: int = 0o666, lasting: bool = True
+    ) -> None:
         """Create the temporary file.
 
         Args:
             path: Destination; its directory must exist.
             overwrite: Whether an existing destination may be replaced.
             mode: Permissions, from which the umask is taken.
+            lasting: Whether the file must outlive a crash of the machine; if not, it may then be
+                found cut short, and nobody waits for the disk.
 
         Raises:
             FormatError: The directory cannot be written to, or the destination is no file.
             UsageError: The destination exists and `overwrite` is false.
         """
         self.path = path
-        self._overwrite = overwrite
+        self._overwrite, self._lasting = overwrite, lasting
         _check_destination(path, overwrite=overwrite)
-        self._temporary = _temporary_name(path.parent)
+        self._temporary = system_calls.temporary_name(path.parent)
         self._anonymous = _can_be_anonymous(path.parent)
         try:
             if self._anonymous:
-                self._fd = os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+                flags = os.O_RDWR | os.O_TMPFILE
+                self._fd = system_calls.open_file(path.parent, flags, mode)
             else:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._fd = os.open(self._temporary, flags, mode)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                self._fd = system_calls.open_file(self._temporary, flags, mode)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -67,6 +72,7 @@ class AtomicFile:
             errno.ENOSPC: ": free some space or choose another place",
             errno.EDQUOT: ": free some space or choose another place",
             errno.EACCES: ": choose a directory that you may write to",
+            errno.EROFS: ": choose a directory that you may write to",
             errno.ENOENT: ": make its directory first",
         }.get(error.errno or 0, "")
         return FormatError(f"{shown(self.path)}: cannot be written: {reason(error)}{hint}")
@@ -78,12 +84,7 @@ class AtomicFile:
             FormatError: There is not enough space. The temporary file stays until `abort`.
         """
         try:
-            try:
-                os.posix_fallocate(self._fd, 0, size)
-            except OSError as error:
-                if error.errno not in _NO_PREALLOCATION:
-                    raise
-                os.ftruncate(self._fd, size)
+            system_calls.reserve(self._fd, size)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -95,11 +96,8 @@ class AtomicFile:
             RuntimeError: The file is committed or given up.
         """
         self._check_open()
-        rest = memoryview(data)
         try:
-            while rest:
-                count = os.pwrite(self._fd, rest, offset)
-                rest, offset = rest[count:], offset + count
+            system_calls.write_at(self._fd, data, offset)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -113,12 +111,14 @@ class AtomicFile:
         """
         self._check_open()
         try:
-            os.fsync(self._fd)
+            if self._lasting:
+                system_calls.sync(self._fd)
             if self._anonymous:
                 _link_anonymous(self._fd, self._temporary)
             self._close()
             self._move()
-            _sync_directory(self.path.parent)
+            if self._lasting:
+                sync_directory(self.path.parent)
         except OSError as error:
             self.abort()
             raise self._failed(error) from error
@@ -130,7 +130,7 @@ class AtomicFile:
         if not self._overwrite:
             try:
                 # A link, unlike a rename, never replaces what somebody made meanwhile.
-                os.link(self._temporary, self.path)
+                system_calls.link(self._temporary, self.path)
             except FileExistsError as error:
                 raise _exists(self.path) from error
             except OSError as error:
@@ -138,15 +138,15 @@ class AtomicFile:
                     raise
                 _check_destination(self.path, overwrite=False)
             else:
-                self._temporary.unlink()
+                system_calls.remove(self._temporary)
                 return
-        self._temporary.replace(self.path)
+        system_calls.rename(self._temporary, self.path)
 
     def abort(self) -> None:
         """Remove the temporary file; harmless when there is none any more."""
         self._close()
         with contextlib.suppress(OSError):
-            self._temporary.unlink()
+            system_calls.remove(self._temporary)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -172,6 +172,16 @@ class AtomicFile:
             self.commit()
 
 
+def check_writable(directory: Path) -> None:
+    """Refuse a directory that no file can be made in, before the work that would go there.
+
+    Raises:
+        FormatError: It is one.
+    """
+    if not _can_be_anonymous(directory):
+        AtomicFile(directory / system_calls.temporary_name(directory).name).abort()
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a small file so that it appears whole or not at all, replacing what is there.
 
@@ -187,23 +197,19 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def _temporary_name(directory: Path) -> Path:
-    return directory / f".loragraft-{os.getpid()}-{os.urandom(8).hex()}.tmp"
-
-
 def _can_be_anonymous(directory: Path) -> bool:
     """Whether a file without a name can be made in a directory and be named later.
 
     Tried out, for to learn it after hours of work would be too late.
     """
-    name = _temporary_name(directory)
+    name = system_calls.temporary_name(directory)
     try:
-        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        fd = system_calls.open_file(directory, os.O_RDWR | os.O_TMPFILE, 0o600)
     except OSError:
         return False
     try:
         _link_anonymous(fd, name)
-        name.unlink()
+        system_calls.remove(name)
     except OSError:
         return False
     finally:
@@ -215,7 +221,9 @@ def _link_anonymous(fd: int, name: Path) -> None:
     directory = os.open(name.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Only with a directory descriptor does Python follow the link in /proc to the file.
-        os.link(f"/proc/self/fd/{fd}", name.name, dst_dir_fd=directory, follow_symlinks=True)
+        system_calls.link(
+            f"/proc/self/fd/{fd}", name.name, dst_dir_fd=directory, follow_symlinks=True
+        )
     finally:
         os.close(directory)
 
@@ -237,11 +245,16 @@ def _check_destination(path: Path, *, overwrite: bool) -> None:
         raise _exists(path)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on disk, where its file system can do that.
+
+    Raises:
+        OSError: The disk fails.
+    """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            system_calls.sync(fd)
         finally:
             os.close(fd)
     except OSError as error:

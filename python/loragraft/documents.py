@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft import system_calls
 from loragraft.adapter.peft_config import CONFIG_FILE, RESIDUAL_FILE
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
@@ -30,7 +31,7 @@ def retire(destination: Destination) -> None:
     for name in (CONFIG_FILE, REPORT_FILE, PAGE_FILE, _CARD_FILE, RESIDUAL_FILE):
         path = destination.directory / name
         try:
-            path.unlink(missing_ok=True)
+            system_calls.remove(path)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loragraft import system_calls
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import PAGE_FILE, REPORT_FILE, write_report
 from loragraft.errors import StoppedError, UsageError
@@ -170,12 +171,12 @@ def run_plan(
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
             for name in (REPORT_FILE, PAGE_FILE):
-                (output / name).unlink(missing_ok=True)
+                system_calls.remove(output / name)
             raise _stopped(plan, journal, output) from None
         finally:
             journal.close()
             if not journal.known:
-                (output / ITEMS_FILE).unlink(missing_ok=True)
+                system_calls.remove(output / ITEMS_FILE)
         write_report(destination, found.report.to_json())
     return replace(found, output=output)
 

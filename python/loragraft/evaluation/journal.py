@@ -12,6 +12,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loragraft import system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.wording import quoted, reason, shown
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ITEMS_FILE: Final = "items.jsonl"
 _SCHEMA: Final = "loragraft.items/1"
+#: Of a file that an evaluation began, however soon a crash ended it.
+_BEGINNING: Final = f'{{"schema": "{_SCHEMA}"'.encode()
 _PIECE: Final = 1 << 20
 
 
@@ -76,8 +79,12 @@ class Journal:
             FormatError: The file cannot be read or written.
         """
         journal = cls(directory / ITEMS_FILE)
-        journal._read()
         journal._open(0)
+        try:
+            journal._read()
+        except BaseException:
+            journal.close()
+            raise
         return journal
 
     def agree(self, setting: Setting) -> None:
@@ -163,7 +170,7 @@ class Journal:
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 # A crash cut the last line short.
-                os.truncate(self._path, whole)
+                system_calls.cut(self._fd, whole)
         except OSError as error:
             raise FormatError(f"{shown(self._path)}: cannot be read: {reason(error)}") from error
         for row in filter(None, map(_parsed, data[:whole].split(b"\n"))):
@@ -172,7 +179,7 @@ class Journal:
             elif "log_likelihoods" in row:
                 values = tuple(map(float, row["log_likelihoods"]))
                 self.of(row["task"], row["candidate"])[int(row["question"])] = values
-        if self.setting is None:
+        if self.setting is None and not _BEGINNING.startswith(data[: len(_BEGINNING)]):
             raise UsageError(
                 f"{shown(self._path)}: was not written by an evaluation; give --force instead of"
                 " --resume to start again"
@@ -182,7 +189,7 @@ class Journal:
         if self._path is None:
             return
         try:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+            self._fd = system_calls.open_file(self._path, os.O_WRONLY | os.O_APPEND | flags)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -193,8 +200,7 @@ class Journal:
         if self._path is None:
             return
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            system_calls.append(self._fd, data)
         except OSError as error:
             raise self._failed(error) from error
 

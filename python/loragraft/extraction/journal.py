@@ -13,12 +13,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loragraft import __version__, native
+from loragraft import __version__, native, system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.extraction.exact.outcome import Found
 from loragraft.extraction.factors import SpooledFactors
 from loragraft.extraction.findings import Measurement
-from loragraft.spool import Extent
+from loragraft.spool import JOURNAL_FILE, Extent
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.spool import Spool
 
-JOURNAL_FILE: Final = ".loragraft-journal"
 _LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values", "further_values")
 
 
@@ -155,7 +154,7 @@ class Journal:
     @classmethod
     def _open(cls, path: Path, flags: int) -> Self:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+            fd = system_calls.open_file(path, os.O_WRONLY | os.O_APPEND | flags, 0o600)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
         return cls(path, fd)
@@ -196,8 +195,7 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            system_calls.append(self._fd, data)
         except OSError as error:
             raise FormatError(f"{shown(self._path)}: cannot be written: {reason(error)}") from error
 
