@@ -139,9 +139,12 @@ class Destination:
         with contextlib.suppress(OSError):
             if not self.force and _holds_something(self.directory):
                 raise _exists(self.directory)
-            for path in _litter(self.directory):
-                system_calls.remove(path)
+            self._tidy()
         check_writable(self.directory)
+
+    def _tidy(self) -> None:
+        for path in _litter(self.directory):
+            system_calls.remove(path)
 
     def clear(self, keep: Collection[str]) -> None:
         """Remove what is left of an earlier checkpoint, its config.json first.
@@ -175,12 +178,15 @@ class Destination:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            with contextlib.suppress(OSError):
-                for path in reversed(self.written):
+            for path in reversed(self.written):
+                with contextlib.suppress(OSError):
                     system_calls.remove(path)
+        # Of what this run could not remove when it should have been.
+        with contextlib.suppress(OSError):
+            self._tidy()
+        if kind is not None:
             self._leave()
-        else:
-            self._lock.release()
+        self._lock.release()
 
     def _leave(self) -> None:
         """Remove directories that were made in vain, while nobody else can begin there."""

@@ -119,8 +119,7 @@ class Journal:
             FormatError: It cannot be written.
         """
         journal = cls._open(directory / JOURNAL_FILE, os.O_CREAT | os.O_TRUNC)
-        journal._append({"fingerprint": fingerprint(plan)})
-        return journal
+        return journal._begun_with(json.dumps({"fingerprint": fingerprint(plan)}).encode() + b"\n")
 
     @classmethod
     def go_on(
@@ -138,7 +137,10 @@ class Journal:
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be read: {reason(error)}") from error
         head = _parsed(lines[0])
-        if head is None or head.get("fingerprint") != fingerprint(plan):
+        if head is None:
+            # It was killed before it had written a line.
+            return cls.begin(directory, plan), (), ()
+        if head.get("fingerprint") != fingerprint(plan):
             raise UsageError(
                 f"{shown(directory)}: holds an unfinished run of other inputs, options or another"
                 " version; give --force instead of --resume to start again"
@@ -146,10 +148,8 @@ class Journal:
         rows = list(_each_row(lines[1:], spool))
         done = tuple(_done(*row) for row in rows if "trial" not in row[0])
         searched = tuple(_searched(*row) for row in rows if "trial" in row[0])
-        journal = cls._open(path, 0)
         # A line that a crash cut short must not run into the next.
-        journal._write(b"\n")
-        return journal, done, searched
+        return cls._open(path, 0)._begun_with(b"\n"), done, searched
 
     @classmethod
     def _open(cls, path: Path, flags: int) -> Self:
@@ -158,6 +158,14 @@ class Journal:
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
         return cls(path, fd)
+
+    def _begun_with(self, data: bytes) -> Self:
+        try:
+            self._write(data)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def record(
         self, unit: int, matrix: int, found: Measurement, factors: SpooledFactors | None
