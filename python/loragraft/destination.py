@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from loragraft import system_calls
-from loragraft.atomic_file import check_writable
+from loragraft.atomic_file import check_writable, sync_directory
 from loragraft.directory_lock import LOCK_FILE, DirectoryLock
 from loragraft.errors import FormatError, UsageError
 from loragraft.spool import JOURNAL_FILE, SPOOL_FILE
@@ -163,6 +163,20 @@ class Destination:
         except OSError as error:
             raise FormatError(
                 f"{shown(self.directory)}: cannot be cleared: {reason(error)}"
+            ) from error
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until what was removed is gone from disk: what is written next does not go with it.
+
+        Raises:
+            FormatError: The disk fails.
+        """
+        try:
+            sync_directory(self.directory)
+        except OSError as error:
+            raise FormatError(
+                f"{shown(self.directory)}: cannot be written: {reason(error)}"
             ) from error
 
     def file(self, name: str) -> Path:

@@ -79,18 +79,17 @@ class DirectoryLock:
             made = self._make_file()
             if not made and not self._open_file():
                 continue
-            self._has_file = True
             if _flock(self._fd):
                 if self._is_there():
+                    self._has_file = True
                     return
                 # Whoever had it removed it before it was locked here.
-                self._has_file = False
                 self._close()
             elif made:
+                self._has_file = True
                 system_calls.append(self._fd, f"{os.getpid()} {os.uname().nodename}".encode())
                 return
             else:
-                self._has_file = False
                 self._take_over()
 
     def _make_file(self) -> bool:

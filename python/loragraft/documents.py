@@ -34,6 +34,7 @@ def retire(destination: Destination) -> None:
             system_calls.remove(path)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
+    destination.sync()
 
 
 def write_documents(

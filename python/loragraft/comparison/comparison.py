@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -107,18 +108,25 @@ def compare(
     if not matched:
         raise _nothing_in_common(first, second)
     store = SubspaceCache(cache_directory() if cache else None)
-    with (
-        TensorReader() as reader,
-        SubspaceFinder(reader, store, rank, seed=seed, threads=threads) as finder,
-    ):
+    with ExitStack() as stack:
+        # Before the work: a directory that cannot be written to is known at once.
+        destination = None if where is None else stack.enter_context(Destination(where, force))
+        reader = stack.enter_context(TensorReader())
+        finder = stack.enter_context(
+            SubspaceFinder(reader, store, rank, seed=seed, threads=threads)
+        )
         finder.expect(part.linear for pair in matched for part in pair)
         rows = _rows(finder, reader, matched, progress)
-    store.trim()
-    inputs = {"a": first.reference, "b": second.reference, "subspace_rank": str(rank), "seed": seed}
-    summary = summarise(rows, unpaired, store.failure, time.perf_counter() - started)
-    report = ComparisonReport(inputs, summary, rows)
-    if where is not None:
-        with Destination(where, force) as destination:
+        store.trim()
+        inputs = {
+            "a": first.reference,
+            "b": second.reference,
+            "subspace_rank": str(rank),
+            "seed": seed,
+        }
+        summary = summarise(rows, unpaired, store.failure, time.perf_counter() - started)
+        report = ComparisonReport(inputs, summary, rows)
+        if destination is not None:
             write_text_atomic(destination.file(PICTURE_FILE), draw(report))
             write_report(destination, report.to_json())
     return Comparison(report, where)
