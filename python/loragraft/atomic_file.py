@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from typing import Self
 
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_HINTS: Final = {
+    errno.ENOSPC: ": free some space or choose another place",
+    errno.EDQUOT: ": free some space or choose another place",
+    errno.EACCES: ": choose a directory that you may write to",
+    errno.EROFS: ": choose a directory that you may write to",
+    errno.ENOENT: ": make its directory first",
+    errno.EFBIG: ": raise the limit on the size of files (ulimit -f)",
+}
 
 
 class AtomicFile:
@@ -60,22 +68,12 @@ class AtomicFile:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
                 self._fd = system_calls.open_file(self._temporary, flags, mode)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     @property
     def closed(self) -> bool:
         """Whether the file has been committed or given up."""
         return self._fd < 0
-
-    def _failed(self, error: OSError) -> FormatError:
-        hint = {
-            errno.ENOSPC: ": free some space or choose another place",
-            errno.EDQUOT: ": free some space or choose another place",
-            errno.EACCES: ": choose a directory that you may write to",
-            errno.EROFS: ": choose a directory that you may write to",
-            errno.ENOENT: ": make its directory first",
-        }.get(error.errno or 0, "")
-        return FormatError(f"{shown(self.path)}: cannot be written: {reason(error)}{hint}")
 
     def reserve(self, size: int) -> None:
         """Make the file `size` bytes long and take the disk space for it now.
@@ -86,7 +84,7 @@ class AtomicFile:
         try:
             system_calls.reserve(self._fd, size)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write flat bytes at `offset`.
@@ -99,7 +97,7 @@ class AtomicFile:
         try:
             system_calls.write_at(self._fd, data, offset)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     def commit(self) -> None:
         """Put the file in its place, safely on disk; or leave nothing of it.
@@ -121,7 +119,7 @@ class AtomicFile:
                 sync_directory(self.path.parent)
         except OSError as error:
             self.abort()
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
         except BaseException:
             self.abort()
             raise
@@ -178,8 +176,14 @@ def check_writable(directory: Path) -> None:
     Raises:
         FormatError: It is one.
     """
-    if not _can_be_anonymous(directory):
-        AtomicFile(directory / system_calls.temporary_name(directory).name).abort()
+    if _can_be_anonymous(directory):
+        return
+    name = system_calls.temporary_name(directory)
+    try:
+        os.close(system_calls.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        system_calls.remove(name)
+    except OSError as error:
+        raise _failed(directory, error) from error
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -226,6 +230,11 @@ def _link_anonymous(fd: int, name: Path) -> None:
         )
     finally:
         os.close(directory)
+
+
+def _failed(path: Path, error: OSError) -> FormatError:
+    hint = _HINTS.get(error.errno or 0, "")
+    return FormatError(f"{shown(path)}: cannot be written: {reason(error)}{hint}")
 
 
 def _exists(path: Path) -> UsageError:

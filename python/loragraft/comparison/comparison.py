@@ -23,6 +23,7 @@ from loragraft.comparison.summary import summarise
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import write_report
 from loragraft.errors import MismatchError
+from loragraft.resource_limits import check_open_files
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.subspaces.rank import parse_subspace_rank
@@ -101,6 +102,7 @@ def compare(
     started = time.perf_counter()
     rank = parse_subspace_rank(subspace_rank)
     first, second = open_checkpoint(a), open_checkpoint(b)
+    check_open_files(2 * (len(first.shards) + len(second.shards)))
     where = None if output is None else Path(output)
     if where is not None:
         check_destination(where, [first.directory, second.directory], force=force)
