@@ -14,6 +14,7 @@ import lora_files as files
 import transfer_files
 from loragraft.adapter.peft import read_adapter
 from loragraft.checkpoint import open_checkpoint
+from loragraft.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,6 +109,22 @@ class Case:
         if marks:
             assert new or left == old, f"{where}: {sorted(left)} pass for a result"
             opens(self.out)
+        elif "config.json" in self.wanted:
+            self.check_unmixed(left, where)
+
+    def check_unmixed(self, left: dict[str, bytes], where: str) -> None:
+        """Files of a checkpoint can be read without its config, so they must belong together."""
+        try:
+            shards = open_checkpoint(self.out).shards
+        except FormatError:
+            return
+        names = {shard.name for shard in shards}
+        sides = [side for side in (self.wanted, self.old) if side is not None]
+        assert any(
+            names == {name for name in side if name.endswith(".safetensors")}
+            and all(left[name] == side[name] for name in names)
+            for side in sides
+        ), f"{where}: {sorted(names)} pass for a checkpoint"
 
     def check_again(self, server: FaultServer, where: str) -> None:
         run = server.run([*self.arguments, "-o", self.out, *self.again])

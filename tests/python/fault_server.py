@@ -26,6 +26,7 @@ CALLS = ("open", "write", "pwrite", "posix_fallocate", "fsync", "link", "replace
 WRITES = frozenset({"write", "pwrite"})
 _WRITING = os.O_WRONLY | os.O_RDWR
 _SECONDS = 60
+_CHILD = {signal.SIGCHLD}
 
 
 class Run(NamedTuple):
@@ -149,8 +150,6 @@ def _child(job: dict[str, Any], error: int, answer: int) -> None:
     os.dup2(null, 1)
     os.dup2(error, 2)
     signal.alarm(_SECONDS)
-    if job["seconds"]:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faults = Faults(job["kind"], job["at"], job["number"])
     write = os.write
     faults.install()
@@ -162,16 +161,17 @@ def _child(job: dict[str, Any], error: int, answer: int) -> None:
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryFile() as error, tempfile.TemporaryFile() as answer:
+        while signal.sigtimedwait(_CHILD, 0) is not None:
+            # Of an earlier run.
+            pass
         child = os.fork()
         if not child:
             try:
                 _child(job, error.fileno(), answer.fileno())
             finally:
                 os._exit(99)
-        if job["seconds"]:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-            if signal.sigtimedwait({signal.SIGCHLD}, job["seconds"]) is None:
-                os.kill(child, signal.SIGKILL)
+        if job["seconds"] and signal.sigtimedwait(_CHILD, job["seconds"]) is None:
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         error.seek(0)
         answer.seek(0)
@@ -183,6 +183,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 def _serve() -> None:
     # Whoever runs the tests in the background has Ctrl-C ignored, which children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD)
     answers = os.fdopen(os.dup(1), "w")
     warm: set[str] = set()
     for line in sys.stdin:

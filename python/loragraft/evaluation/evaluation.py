@@ -165,13 +165,12 @@ def run_plan(
     goes_on = resume and (output / ITEMS_FILE).exists()
     check_destination(output, plan.inputs, force=force or goes_on)
     with Destination(output, force or goes_on) as destination:
-        journal = Journal.go_on(output) if goes_on and not force else Journal.begin(output)
+        journal = _journal(output, goes_on=goes_on and not force)
         try:
             found = _run(plan, journal, progress)
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
-            for name in (REPORT_FILE, PAGE_FILE):
-                system_calls.remove(output / name)
+            _remove_reports(output)
             raise _stopped(plan, journal, output) from None
         finally:
             journal.close()
@@ -179,6 +178,19 @@ def run_plan(
                 system_calls.remove(output / ITEMS_FILE)
         write_report(destination, found.report.to_json())
     return replace(found, output=output)
+
+
+def _journal(output: Path, *, goes_on: bool) -> Journal:
+    if goes_on:
+        return Journal.go_on(output)
+    # A report would pass for one of the results that are going to be written beside it.
+    _remove_reports(output)
+    return Journal.begin(output)
+
+
+def _remove_reports(output: Path) -> None:
+    for name in (REPORT_FILE, PAGE_FILE):
+        system_calls.remove(output / name)
 
 
 def _stopped(plan: EvaluationPlan, journal: Journal, output: Path) -> StoppedError:

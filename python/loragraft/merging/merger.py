@@ -166,7 +166,10 @@ def merge(
         overhead += sum(path.stat().st_size for path in companions)
         check_space(target, total + overhead)
         with Destination(target, force) as destination:
-            destination.clear(keep={shard.name for shard in before.shards})
+            # One file is the old one or the new one at any time; of several, some of either would
+            # pass for a checkpoint.
+            names = {shard.name for shard in before.shards}
+            destination.clear(keep=names if len(names) == 1 else ())
             written = sum(_write_shard(job, destination, shard) for shard in job.shards)
             _write_companions(job, destination, companions)
     count = len(layouts)
