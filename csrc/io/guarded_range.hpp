@@ -18,6 +18,8 @@ class GuardedRange {
   // `begin` is where a page begins. The range must be guarded for as long as it is mapped.
   GuardedRange(std::byte* begin, std::size_t size);
   ~GuardedRange();
+  GuardedRange(const GuardedRange&) = delete;
+  GuardedRange& operator=(const GuardedRange&) = delete;
   GuardedRange(GuardedRange&& other) noexcept;
   GuardedRange& operator=(GuardedRange&& other) noexcept;
 
