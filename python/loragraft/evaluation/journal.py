@@ -167,12 +167,9 @@ class Journal:
         assert self._path is not None
         try:
             data = self._path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                # A crash cut the last line short.
-                system_calls.cut(self._fd, whole)
         except OSError as error:
             raise FormatError(f"{shown(self._path)}: cannot be read: {reason(error)}") from error
+        whole = data.rfind(b"\n") + 1
         for row in filter(None, map(_parsed, data[:whole].split(b"\n"))):
             if row.get("schema") == _SCHEMA:
                 self.setting = Setting(*(row[key] for key in Setting._fields))
@@ -184,6 +181,15 @@ class Journal:
                 f"{shown(self._path)}: was not written by an evaluation; give --force instead of"
                 " --resume to start again"
             )
+        if whole < len(data):
+            self._cut(whole)
+
+    def _cut(self, size: int) -> None:
+        """Remove the last line, which a crash cut short."""
+        try:
+            system_calls.cut(self._fd, size)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _open(self, flags: int) -> None:
         if self._path is None:
