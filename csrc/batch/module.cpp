@@ -38,12 +38,9 @@ void bring_in(const StoredMatrix& matrix, const Run& run) {
   }
 }
 
-void check_unchanged(const StoredMatrix& matrix) {
-  const MappedFile* last = nullptr;
-  for (const FileRange& range : matrix.ranges()) {
-    if (range.file != last) range.file->check_unchanged();
-    last = range.file;
-  }
+void check_unchanged(const ModuleTask& task) {
+  task.base->check_unchanged();
+  task.tuned->check_unchanged();
 }
 
 // Where the first NaN or Inf stands, for the message.
@@ -155,11 +152,12 @@ ModuleResult extract_module(const ModuleTask& task, const ModuleOptions& options
       compare(task, options, run, result);
     }
   } catch (const Error& error) {
+    // Of a file that is going, anything can be wrong.
+    check_unchanged(task);
     if (error.code() != Errc::non_finite) throw;
     throw_non_finite(task, run);
   }
-  check_unchanged(*task.base);
-  check_unchanged(*task.tuned);
+  check_unchanged(task);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

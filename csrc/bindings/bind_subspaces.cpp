@@ -27,8 +27,21 @@ py::array_t<float> narrowed(const std::vector<double>& values) {
   return out;
 }
 
+// What was computed of a matrix whose file went meanwhile is an Error of that, whatever else it is.
+template <class Work>
+auto of_unchanged(const StoredMatrix& matrix, const Work& work) {
+  try {
+    auto result = work();
+    matrix.check_unchanged();
+    return result;
+  } catch (const Error&) {
+    matrix.check_unchanged();
+    throw;
+  }
+}
+
 // U (m, k), s (k), V (n, k) and the Frobenius norm of the whole.
-py::tuple subspaces_of(std::shared_ptr<StoredMatrix> matrix, std::size_t rank,
+py::tuple subspaces_of(const std::shared_ptr<StoredMatrix>& matrix, std::size_t rank,
                        std::optional<std::size_t> power_iterations, std::uint64_t key,
                        std::size_t threads) {
   TruncatedSvd svd;
@@ -37,26 +50,29 @@ py::tuple subspaces_of(std::shared_ptr<StoredMatrix> matrix, std::size_t rank,
     const py::gil_scoped_release release;
     ThreadPool pool(threads);
     const CancelToken never;
-    StoredOperator a(std::move(matrix));
-    svd = leading_subspaces(a, {.rank = rank, .power_iterations = power_iterations, .key = key},
-                            {.pool = pool, .cancel = never});
+    StoredOperator a(matrix);
+    svd = of_unchanged(*matrix, [&] {
+      return leading_subspaces(a, {.rank = rank, .power_iterations = power_iterations, .key = key},
+                               {.pool = pool, .cancel = never});
+    });
     v = transposed(svd.vt);
   }
   return py::make_tuple(array_of(svd.u), narrowed(svd.s), array_of(v), std::sqrt(svd.sums.delta));
 }
 
-double norm_of(std::shared_ptr<StoredMatrix> matrix, std::size_t threads) {
+double norm_of(const std::shared_ptr<StoredMatrix>& matrix, std::size_t threads) {
   const py::gil_scoped_release release;
   ThreadPool pool(threads);
   const CancelToken never;
-  const StoredOperator a(std::move(matrix));
-  const TileSums sums = a.measure({.pool = pool, .cancel = never});
+  const StoredOperator a(matrix);
+  const TileSums sums =
+      of_unchanged(*matrix, [&] { return a.measure({.pool = pool, .cancel = never}); });
   require_finite(sums);
   return std::sqrt(sums.delta);
 }
 
 // Rows of the matrix, or its columns, scaled by `gain` and then to norm one, times `right`.
-py::array_t<float> unit_lines_times_of(std::shared_ptr<StoredMatrix> matrix, bool columns,
+py::array_t<float> unit_lines_times_of(const std::shared_ptr<StoredMatrix>& matrix, bool columns,
                                        const Floats& gain, const Floats& right,
                                        std::size_t threads) {
   const MatrixView<const float> operand = matrix_view(right);
@@ -66,9 +82,11 @@ py::array_t<float> unit_lines_times_of(std::shared_ptr<StoredMatrix> matrix, boo
     const py::gil_scoped_release release;
     ThreadPool pool(threads);
     const CancelToken never;
-    const StoredOperator a(std::move(matrix));
-    out = unit_lines_times(a, columns ? Lines::columns : Lines::rows, scale, operand,
-                           {.pool = pool, .cancel = never});
+    const StoredOperator a(matrix);
+    out = of_unchanged(*matrix, [&] {
+      return unit_lines_times(a, columns ? Lines::columns : Lines::rows, scale, operand,
+                              {.pool = pool, .cancel = never});
+    });
   }
   return array_of(out);
 }

@@ -38,7 +38,7 @@ FileIdentity identify(int descriptor, const std::string& path) {
           .modified_ns = status.st_mtim.tv_sec * 1'000'000'000LL + status.st_mtim.tv_nsec};
 }
 
-// File systems where a page that cannot be fetched raises SIGBUS in the reader.
+// File systems where a page may well not be fetched, which only a call can report as it is.
 bool on_network(int descriptor) {
   static constexpr std::array<std::uint32_t, 8> kNetwork = {
       0x6969,      // NFS
@@ -70,17 +70,20 @@ MappedFile::MappedFile(const std::string& path, IoMode mode) : path_(path) {
           ::mmap(nullptr, identity_.size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, descriptor_, 0);
       if (address != MAP_FAILED) {
         map_ = static_cast<std::byte*>(address);
+        guard_ = GuardedRange(map_, identity_.size);
       } else if (mode == IoMode::mmap) {
         fail_errno(path, "cannot be mapped (--io pread reads it without a map)", errno);
       }
     }
   } catch (...) {
+    if (map_ != nullptr) ::munmap(map_, identity_.size);
     ::close(descriptor_);
     throw;
   }
 }
 
 MappedFile::~MappedFile() {
+  guard_ = {};
   if (map_ != nullptr) ::munmap(map_, identity_.size);
   ::close(descriptor_);
 }
@@ -141,6 +144,8 @@ void MappedFile::read_ahead(std::size_t offset, std::size_t length) const {
 }
 
 void MappedFile::check_unchanged() const {
+  if (guard_.lost())
+    fail(path_, "could not be read to its end: it was truncated, or the disk fails");
   if (identify(descriptor_, path_) != identity_) {
     fail(path_, "changed while it was read: run again when nothing writes to it");
   }

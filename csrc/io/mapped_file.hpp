@@ -6,6 +6,8 @@
 #include <span>
 #include <string>
 
+#include "io/guarded_range.hpp"
+
 namespace loragraft {
 
 enum class IoMode : std::uint8_t { automatic, mmap, pread };
@@ -21,7 +23,7 @@ struct FileIdentity {
 
 // A regular file opened for reading, mapped or read by pread. Every access is checked against the
 // size the file had when it was opened. `automatic` maps local files and reads network ones, where
-// a failing page would kill the process.
+// pages fail more often.
 class MappedFile {
  public:
   MappedFile(const std::string& path, IoMode mode);
@@ -45,7 +47,8 @@ class MappedFile {
   // hint: nothing is reported, here or later.
   void read_ahead(std::size_t offset, std::size_t length) const;
 
-  // Errc::format when the file is no longer the one that was opened.
+  // Errc::format when the file is no longer the one that was opened, or when bytes of it could not
+  // be had while it was read: those were zeros. To be asked before using anything that was read.
   void check_unchanged() const;
 
  private:
@@ -56,6 +59,7 @@ class MappedFile {
   int descriptor_ = -1;
   FileIdentity identity_;
   std::byte* map_ = nullptr;
+  GuardedRange guard_;
 };
 
 }  // namespace loragraft

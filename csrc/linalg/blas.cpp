@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "base/error.hpp"
@@ -21,6 +22,9 @@ blasint narrow(std::size_t size) {
 }
 
 void check(lapack_int info, const char* routine) {
+  if (info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR) {
+    throw std::bad_alloc();
+  }
   if (info != 0) {
     throw Error(Errc::numeric, std::string(routine) + " failed with info " + std::to_string(info));
   }

@@ -53,4 +53,12 @@ std::size_t StoredMatrix::nbytes() const {
                          [](std::size_t sum, const FileRange& r) { return sum + r.length; });
 }
 
+void StoredMatrix::check_unchanged() const {
+  const MappedFile* last = nullptr;
+  for (const FileRange& range : ranges()) {
+    if (range.file != last) range.file->check_unchanged();
+    last = range.file;
+  }
+}
+
 }  // namespace loragraft

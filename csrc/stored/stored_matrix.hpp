@@ -58,6 +58,10 @@ class StoredMatrix {
   [[nodiscard]] virtual std::vector<FileRange> ranges() const = 0;
   [[nodiscard]] std::size_t nbytes() const;
 
+  // Errc::format when a file has changed, or could not be read: to be asked before what was
+  // computed is used.
+  void check_unchanged() const;
+
   // The file to blame for an entry.
   [[nodiscard]] virtual const std::string& path_at(std::size_t row, std::size_t col) const = 0;
 

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from loragraft import system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.wording import reason, shown
 
@@ -20,8 +21,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_NO_PREALLOCATION: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_HINTS: Final = {
+    errno.ENOSPC: ": free some space or choose another place",
+    errno.EDQUOT: ": free some space or choose another place",
+    errno.EACCES: ": choose a directory that you may write to",
+    errno.EROFS: ": choose a directory that you may write to",
+    errno.ENOENT: ": make its directory first",
+    errno.EFBIG: ": raise the limit on the size of files (ulimit -f)",
+}
 
 
 class AtomicFile:
@@ -31,45 +39,41 @@ class AtomicFile:
     symbolic link at the destination is replaced, not followed.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = True, mode: int = 0o666) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = True, mode: int = 0o666, lasting: bool = True
+    ) -> None:
         """Create the temporary file.
 
         Args:
             path: Destination; its directory must exist.
             overwrite: Whether an existing destination may be replaced.
             mode: Permissions, from which the umask is taken.
+            lasting: Whether the file must outlive a crash of the machine; if not, it may then be
+                found cut short, and nobody waits for the disk.
 
         Raises:
             FormatError: The directory cannot be written to, or the destination is no file.
             UsageError: The destination exists and `overwrite` is false.
         """
         self.path = path
-        self._overwrite = overwrite
+        self._overwrite, self._lasting = overwrite, lasting
         _check_destination(path, overwrite=overwrite)
-        self._temporary = _temporary_name(path.parent)
+        self._temporary = system_calls.temporary_name(path.parent)
         self._anonymous = _can_be_anonymous(path.parent)
         try:
             if self._anonymous:
-                self._fd = os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+                flags = os.O_RDWR | os.O_TMPFILE
+                self._fd = system_calls.open_file(path.parent, flags, mode)
             else:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._fd = os.open(self._temporary, flags, mode)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                self._fd = system_calls.open_file(self._temporary, flags, mode)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     @property
     def closed(self) -> bool:
         """Whether the file has been committed or given up."""
         return self._fd < 0
-
-    def _failed(self, error: OSError) -> FormatError:
-        hint = {
-            errno.ENOSPC: ": free some space or choose another place",
-            errno.EDQUOT: ": free some space or choose another place",
-            errno.EACCES: ": choose a directory that you may write to",
-            errno.ENOENT: ": make its directory first",
-        }.get(error.errno or 0, "")
-        return FormatError(f"{shown(self.path)}: cannot be written: {reason(error)}{hint}")
 
     def reserve(self, size: int) -> None:
         """Make the file `size` bytes long and take the disk space for it now.
@@ -78,14 +82,9 @@ class AtomicFile:
             FormatError: There is not enough space. The temporary file stays until `abort`.
         """
         try:
-            try:
-                os.posix_fallocate(self._fd, 0, size)
-            except OSError as error:
-                if error.errno not in _NO_PREALLOCATION:
-                    raise
-                os.ftruncate(self._fd, size)
+            system_calls.reserve(self._fd, size)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write flat bytes at `offset`.
@@ -95,13 +94,10 @@ class AtomicFile:
             RuntimeError: The file is committed or given up.
         """
         self._check_open()
-        rest = memoryview(data)
         try:
-            while rest:
-                count = os.pwrite(self._fd, rest, offset)
-                rest, offset = rest[count:], offset + count
+            system_calls.write_at(self._fd, data, offset)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
 
     def commit(self) -> None:
         """Put the file in its place, safely on disk; or leave nothing of it.
@@ -113,15 +109,17 @@ class AtomicFile:
         """
         self._check_open()
         try:
-            os.fsync(self._fd)
+            if self._lasting:
+                system_calls.sync(self._fd)
             if self._anonymous:
                 _link_anonymous(self._fd, self._temporary)
             self._close()
             self._move()
-            _sync_directory(self.path.parent)
+            if self._lasting:
+                sync_directory(self.path.parent)
         except OSError as error:
             self.abort()
-            raise self._failed(error) from error
+            raise _failed(self.path, error) from error
         except BaseException:
             self.abort()
             raise
@@ -130,7 +128,7 @@ class AtomicFile:
         if not self._overwrite:
             try:
                 # A link, unlike a rename, never replaces what somebody made meanwhile.
-                os.link(self._temporary, self.path)
+                system_calls.link(self._temporary, self.path)
             except FileExistsError as error:
                 raise _exists(self.path) from error
             except OSError as error:
@@ -138,15 +136,15 @@ class AtomicFile:
                     raise
                 _check_destination(self.path, overwrite=False)
             else:
-                self._temporary.unlink()
+                system_calls.remove(self._temporary)
                 return
-        self._temporary.replace(self.path)
+        system_calls.rename(self._temporary, self.path)
 
     def abort(self) -> None:
         """Remove the temporary file; harmless when there is none any more."""
         self._close()
         with contextlib.suppress(OSError):
-            self._temporary.unlink()
+            system_calls.remove(self._temporary)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -172,6 +170,22 @@ class AtomicFile:
             self.commit()
 
 
+def check_writable(directory: Path) -> None:
+    """Refuse a directory that no file can be made in, before the work that would go there.
+
+    Raises:
+        FormatError: It is one.
+    """
+    if _can_be_anonymous(directory):
+        return
+    name = system_calls.temporary_name(directory)
+    try:
+        os.close(system_calls.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        system_calls.remove(name)
+    except OSError as error:
+        raise _failed(directory, error) from error
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a small file so that it appears whole or not at all, replacing what is there.
 
@@ -188,23 +202,19 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
-def _temporary_name(directory: Path) -> Path:
-    return directory / f".loragraft-{os.getpid()}-{os.urandom(8).hex()}.tmp"
-
-
 def _can_be_anonymous(directory: Path) -> bool:
     """Whether a file without a name can be made in a directory and be named later.
 
     Tried out, for to learn it after hours of work would be too late.
     """
-    name = _temporary_name(directory)
+    name = system_calls.temporary_name(directory)
     try:
-        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        fd = system_calls.open_file(directory, os.O_RDWR | os.O_TMPFILE, 0o600)
     except OSError:
         return False
     try:
         _link_anonymous(fd, name)
-        name.unlink()
+        system_calls.remove(name)
     except OSError:
         return False
     finally:
@@ -216,9 +226,16 @@ def _link_anonymous(fd: int, name: Path) -> None:
     directory = os.open(name.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Only with a directory descriptor does Python follow the link in /proc to the file.
-        os.link(f"/proc/self/fd/{fd}", name.name, dst_dir_fd=directory, follow_symlinks=True)
+        system_calls.link(
+            f"/proc/self/fd/{fd}", name.name, dst_dir_fd=directory, follow_symlinks=True
+        )
     finally:
         os.close(directory)
+
+
+def _failed(path: Path, error: OSError) -> FormatError:
+    hint = _HINTS.get(error.errno or 0, "")
+    return FormatError(f"{shown(path)}: cannot be written: {reason(error)}{hint}")
 
 
 def _exists(path: Path) -> UsageError:
@@ -238,11 +255,16 @@ def _check_destination(path: Path, *, overwrite: bool) -> None:
         raise _exists(path)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on disk, where its file system can do that.
+
+    Raises:
+        OSError: The disk fails.
+    """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            system_calls.sync(fd)
         finally:
             os.close(fd)
     except OSError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from loragraft import system_calls
+from loragraft.atomic_file import check_writable, sync_directory
+from loragraft.directory_lock import LOCK_FILE, DirectoryLock
 from loragraft.errors import FormatError, UsageError
+from loragraft.spool import JOURNAL_FILE, SPOOL_FILE
 from loragraft.wording import reason, shown, size
 
 if TYPE_CHECKING:
@@ -44,10 +46,23 @@ def check_destination(output: Path, inputs: Iterable[Path], *, force: bool) -> N
             return
         if not output.is_dir():
             raise UsageError(f"{shown(output)}: exists and is no directory; choose another name")
-        if not force and any(output.iterdir()):
+        if not force and _holds_something(output):
             raise _exists(output)
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         raise FormatError(f"{shown(output)}: cannot be used: {reason(error)}") from error
+
+
+def _litter(directory: Path) -> list[Path]:
+    """Return what killed runs have left in a directory that no run can go on with."""
+    paths = list(directory.iterdir())
+    names = {path.name for path in paths}
+    spool = {SPOOL_FILE} if JOURNAL_FILE not in names else set()
+    return [path for path in paths if system_calls.is_temporary(path.name) or path.name in spool]
+
+
+def _holds_something(directory: Path) -> bool:
+    own = {path.name for path in _litter(directory)} | {LOCK_FILE}
+    return any(path.name not in own for path in directory.iterdir())
 
 
 def _exists(output: Path) -> UsageError:
@@ -82,7 +97,8 @@ def check_space(output: Path, needed: int) -> None:
 class Destination:
     """An output directory in use: what is written there goes away again on an error.
 
-    Only one run may use a directory at a time; the lock goes with the process, however it ends.
+    Only one run may use a directory at a time. What killed runs left there that is of no use any
+    more is removed.
 
     Attributes:
         directory: The directory; made if it does not exist.
@@ -95,7 +111,7 @@ class Destination:
         self.force = force
         self.written: list[Path] = []
         self._made: list[Path] = []
-        self._lock = -1
+        self._lock = DirectoryLock(directory)
 
     def __enter__(self) -> Self:
         for place in (self.directory, *self.directory.absolute().parents):
@@ -103,37 +119,32 @@ class Destination:
                 break
             self._made.append(place)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            system_calls.make_directories(self.directory)
         except OSError as error:
             self._remove_made()
             raise FormatError(
                 f"{shown(self.directory)}: cannot be made: {reason(error)}"
             ) from error
-        self._take_lock()
+        try:
+            self._lock.take()
+            self._prepare()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
-    def _take_lock(self) -> None:
-        """Refuse a directory that another run is writing to, or has just written to."""
-        try:
-            self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not self.force and any(self.directory.iterdir())
-        except BlockingIOError:
-            self._release()
-            raise UsageError(
-                f"{shown(self.directory)}: another run is writing there; choose another directory"
-            ) from None
-        except OSError:
-            # A file system without locks, or a directory that may be written to but not read.
-            return
-        if taken:
-            self._release()
-            raise _exists(self.directory)
+    def _prepare(self) -> None:
+        """Refuse what another run has just written, or what cannot be written to; tidy up."""
+        # A directory may be writable and not readable.
+        with contextlib.suppress(OSError):
+            if not self.force and _holds_something(self.directory):
+                raise _exists(self.directory)
+            self._tidy()
+        check_writable(self.directory)
 
-    def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+    def _tidy(self) -> None:
+        for path in _litter(self.directory):
+            system_calls.remove(path)
 
     def clear(self, keep: Collection[str]) -> None:
         """Remove what is left of an earlier checkpoint, its config.json first.
@@ -148,10 +159,24 @@ class Destination:
             for pattern in _STALE:
                 for path in self.directory.glob(pattern):
                     if path.name not in keep:
-                        path.unlink()
+                        system_calls.remove(path)
         except OSError as error:
             raise FormatError(
                 f"{shown(self.directory)}: cannot be cleared: {reason(error)}"
+            ) from error
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until what was removed is gone from disk: what is written next does not go with it.
+
+        Raises:
+            FormatError: The disk fails.
+        """
+        try:
+            sync_directory(self.directory)
+        except OSError as error:
+            raise FormatError(
+                f"{shown(self.directory)}: cannot be written: {reason(error)}"
             ) from error
 
     def file(self, name: str) -> Path:
@@ -167,14 +192,24 @@ class Destination:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            with contextlib.suppress(OSError):
-                for path in reversed(self.written):
-                    path.unlink(missing_ok=True)
-            self._remove_made()
-        self._release()
+            for path in reversed(self.written):
+                with contextlib.suppress(OSError):
+                    system_calls.remove(path)
+        # Of what this run could not remove when it should have been.
+        with contextlib.suppress(OSError):
+            self._tidy()
+        if kind is not None:
+            self._leave()
+        self._lock.release()
+
+    def _leave(self) -> None:
+        """Remove directories that were made in vain, while nobody else can begin there."""
+        self._lock.remove_file()
+        self._remove_made()
+        self._lock.release()
 
     def _remove_made(self) -> None:
         for place in self._made:
             # The innermost may not have come into being; one that is not empty stays.
             with contextlib.suppress(OSError):
-                place.rmdir()
+                system_calls.remove_directory(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft import system_calls
 from loragraft.adapter.peft_config import CONFIG_FILE, GGUF_FILE, RESIDUAL_FILE
 from loragraft.atomic_file import write_text_atomic
 from loragraft.errors import FormatError
@@ -36,9 +37,10 @@ def retire(destination: Destination, keep: str = "") -> None:
         if name == keep:
             continue
         try:
-            path.unlink(missing_ok=True)
+            system_calls.remove(path)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be removed: {reason(error)}") from error
+    destination.sync()
 
 
 def write_documents(

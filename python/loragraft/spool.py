@@ -10,13 +10,20 @@ import contextlib
 import os
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loragraft import system_calls
 from loragraft.errors import FormatError
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+#: Where results lie in the directory of a run that is not finished.
+SPOOL_FILE: Final = ".loragraft-spool"
+#: Tells what is finished of it, and where that lies in the spool.
+JOURNAL_FILE: Final = ".loragraft-journal"
 
 
 class Extent(NamedTuple):
@@ -42,9 +49,9 @@ class Spool:
         Raises:
             FormatError: The file cannot be written.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
+        flags = os.O_RDWR | os.O_CREAT | (0 if keep else os.O_TRUNC)
         try:
-            return cls(path, os.open(path, flags, 0o600))
+            return cls(path, system_calls.open_file(path, flags, 0o600))
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
 
@@ -55,10 +62,10 @@ class Spool:
         Raises:
             FormatError: The directory cannot be written to.
         """
-        path = directory / f".loragraft-{os.getpid()}-{os.urandom(8).hex()}.tmp"
+        path = system_calls.temporary_name(directory)
         spool = cls.at(path)
         with contextlib.suppress(OSError):
-            path.unlink()
+            system_calls.remove(path)
         return spool
 
     @classmethod
@@ -83,15 +90,13 @@ class Spool:
             FormatError: The disk is full or fails.
         """
         extent = Extent(self._end, len(data), zlib.crc32(data))
-        rest = memoryview(data)
         try:
-            while rest:
-                count = os.pwrite(self._fd, rest, self._end)
-                rest, self._end = rest[count:], self._end + count
+            system_calls.write_at(self._fd, data, self._end)
         except OSError as error:
             raise FormatError(
                 f"{shown(self._path)}: cannot be written: {reason(error)}; free some space"
             ) from error
+        self._end += len(data)
         return extent
 
     def read(self, extent: Extent) -> bytes:

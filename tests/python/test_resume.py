@@ -104,6 +104,44 @@ def test_what_a_crash_damaged_is_computed_again(tmp_path: Path, pair, damage: st
     assert _bytes(out) == _bytes(whole)
 
 
+@pytest.mark.parametrize("left", [b"", b'{"finger', b'{"fingerprint": "0123"}'])
+def test_a_journal_that_was_never_begun(tmp_path: Path, pair, left: bytes) -> None:
+    """A run was killed while it wrote the first line."""
+    out = tmp_path / "out"
+    extract(*pair, tmp_path / "whole", rank=4)
+    out.mkdir()
+    (out / JOURNAL_FILE).write_bytes(left)
+    if left.endswith(b"}"):
+        with pytest.raises(UsageError, match="unfinished run of other inputs"):
+            extract(*pair, out, rank=4, resume=True)
+        return
+    extract(*pair, out, rank=4, resume=True)
+    assert _bytes(out) == _bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"force": True}])
+def test_what_killed_runs_left_is_in_nobodys_way(tmp_path: Path, pair, options) -> None:
+    """A spool without a journal and temporary files are removed; other files are not."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".loragraft-spool").write_bytes(b"factors")
+    (out / ".loragraft-123-0123456789abcdef.tmp").write_bytes(b"half")
+    if options.get("force"):
+        (out / ".loragraft-notes").write_bytes(b"mine")
+    extract(*pair, out, rank=4, **options)
+    hidden = {path.name for path in out.iterdir() if path.name[0] == "."}
+    assert hidden == ({".loragraft-notes"} if options.get("force") else set())
+
+
+def test_a_spool_left_beside_a_finished_adapter(tmp_path: Path, pair) -> None:
+    out = tmp_path / "out"
+    extract(*pair, out, rank=4)
+    (out / ".loragraft-spool").write_bytes(b"factors")
+    with pytest.raises(UsageError, match="there is nothing to resume"):
+        extract(*pair, out, rank=4, resume=True)
+    assert not LEFTOVERS & {path.name for path in out.iterdir()}
+
+
 def test_other_options_are_another_run(tmp_path: Path, pair) -> None:
     out = tmp_path / "out"
     with pytest.raises(StoppedError):

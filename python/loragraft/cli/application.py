@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from loragraft.cli.console import BROKEN_PIPE
 from loragraft.cli.failure import Failure, abandon_stdout
+from loragraft.resource_limits import check_start
 
 #: Each is the function NAME_command of the module of its name.
 _COMMANDS: Final = (
@@ -134,6 +135,7 @@ def run(arguments: Sequence[str]) -> int:
             # A terminal that cannot show a character gets its code, not an error.
             stream.reconfigure(errors="backslashreplace")
     try:
+        check_start()
         code = get_command(app).main(
             args=list(arguments), prog_name="loragraft", standalone_mode=False
         )

@@ -18,6 +18,7 @@ from loragraft.wording import reason, shown
 
 SCHEMA: Final = "loragraft.error/1"
 _EXTENSION: Final = "_core"
+_NO_THREAD: Final = "can't start new thread"
 
 
 class Failure(NamedTuple):
@@ -87,6 +88,10 @@ def _known(error: BaseException) -> LoragraftError | None:  # noqa: PLR0911 -- a
         return FormatError(f"{where}{reason(error)}; check the file and its permissions")
     if isinstance(error, MemoryError):
         return FormatError("out of memory; use fewer --threads or a smaller --rank")
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return FormatError(
+            "no thread can be started; use fewer --threads, or raise the limits (ulimit -u, -v)"
+        )
     if isinstance(error, ImportError) and (error.name or "").endswith(_EXTENSION):
         return MissingDependencyError(
             f"the compiled part of loragraft cannot be loaded ({error}); install it again:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -22,6 +23,7 @@ from loragraft.comparison.summary import summarise
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import write_report
 from loragraft.errors import MismatchError
+from loragraft.resource_limits import check_open_files
 from loragraft.subspaces.cache import SubspaceCache, cache_directory
 from loragraft.subspaces.finder import SubspaceFinder
 from loragraft.subspaces.rank import parse_subspace_rank
@@ -100,6 +102,7 @@ def compare(
     started = time.perf_counter()
     rank = parse_subspace_rank(subspace_rank)
     first, second = open_checkpoint(a), open_checkpoint(b)
+    check_open_files(2 * (len(first.shards) + len(second.shards)))
     where = None if output is None else Path(output)
     if where is not None:
         check_destination(where, [first.directory, second.directory], force=force)
@@ -107,18 +110,25 @@ def compare(
     if not matched:
         raise _nothing_in_common(first, second)
     store = SubspaceCache(cache_directory() if cache else None)
-    with (
-        TensorReader() as reader,
-        SubspaceFinder(reader, store, rank, seed=seed, threads=threads) as finder,
-    ):
+    with ExitStack() as stack:
+        # Before the work: a directory that cannot be written to is known at once.
+        destination = None if where is None else stack.enter_context(Destination(where, force))
+        reader = stack.enter_context(TensorReader())
+        finder = stack.enter_context(
+            SubspaceFinder(reader, store, rank, seed=seed, threads=threads)
+        )
         finder.expect(part.linear for pair in matched for part in pair)
         rows = _rows(finder, reader, matched, progress)
-    store.trim()
-    inputs = {"a": first.reference, "b": second.reference, "subspace_rank": str(rank), "seed": seed}
-    summary = summarise(rows, unpaired, store.failure, time.perf_counter() - started)
-    report = ComparisonReport(inputs, summary, rows)
-    if where is not None:
-        with Destination(where, force) as destination:
+        store.trim()
+        inputs = {
+            "a": first.reference,
+            "b": second.reference,
+            "subspace_rank": str(rank),
+            "seed": seed,
+        }
+        summary = summarise(rows, unpaired, store.failure, time.perf_counter() - started)
+        report = ComparisonReport(inputs, summary, rows)
+        if destination is not None:
             write_text_atomic(destination.file(PICTURE_FILE), draw(report))
             write_report(destination, report.to_json())
     return Comparison(report, where)

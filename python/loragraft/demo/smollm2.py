@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from loragraft.atomic_file import write_text_atomic
+from loragraft.destination import Destination
 from loragraft.dtypes import bf16_from_float32
 from loragraft.errors import FormatError, MissingDependencyError
 from loragraft.safetensors_writer import SafetensorsWriter
@@ -98,11 +100,13 @@ def write_checkpoint(
     """
     reader = _open(gguf_path)
     config = llama_config(reader)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _write_weights(reader, config, out_dir / "model.safetensors", progress)
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(out_dir / "generation_config.json", special)
-    _write_json(out_dir / "config.json", config)
+    with Destination(out_dir) as destination:
+        destination.clear(keep=())
+        _write_weights(reader, config, destination.file("model.safetensors"), progress)
+        for name, content in (("generation_config.json", special), ("config.json", config)):
+            text = json.dumps(content, indent=2) + "\n"
+            write_text_atomic(destination.file(name), text)
     return out_dir
 
 
@@ -235,7 +239,3 @@ def _missing(module: str, why: str) -> MissingDependencyError:
 def _shortest(value: float) -> float:
     """Undo the widening of a float32 field: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -61,7 +61,6 @@ def run_demo(directory: Path, *, progress: Progress | None = None) -> DemoResult
     """
     gguf = find_gguf()
     _check_directory(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     base, tuned, adapter = (directory / name for name in ("base", "tuned", "adapter"))
     seconds: dict[str, float] = {}
 

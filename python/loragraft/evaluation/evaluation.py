@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loragraft import system_calls
 from loragraft.destination import Destination, check_destination
 from loragraft.documents import PAGE_FILE, REPORT_FILE, write_report
 from loragraft.errors import UsageError
@@ -166,19 +167,26 @@ def run_plan(
     goes_on = resume and journals_in(output)
     check_destination(output, plan.inputs, force=force or goes_on)
     with Destination(output, force or goes_on) as destination:
+        if not (goes_on and not force):
+            # A report would pass for one of the results that are going to be written beside it.
+            _remove_reports(output)
         start = Journals.go_on if goes_on and not force else Journals.begin
         journals = start(output, fidelity=asked)
         try:
             found = _run(plan, journals, progress)
         except KeyboardInterrupt:
             # A report of fewer candidates would pass for one of what is being done.
-            for name in (REPORT_FILE, PAGE_FILE):
-                (output / name).unlink(missing_ok=True)
+            _remove_reports(output)
             raise journals.stopped(plan.questions, output) from None
         finally:
             journals.close()
         write_report(destination, found.report.to_json())
     return replace(found, output=output)
+
+
+def _remove_reports(output: Path) -> None:
+    for name in (REPORT_FILE, PAGE_FILE):
+        system_calls.remove(output / name)
 
 
 def _run(plan: EvaluationPlan, journals: Journals, progress: Progress | None) -> Evaluation:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ITEMS_FILE: Final = "items.jsonl"
 _SCHEMA: Final = "loragraft.items/1"
+#: Of a file that an evaluation began, however soon a crash ended it.
+_BEGINNING: Final = f'{{"schema": "{_SCHEMA}"'.encode()
 _PIECE: Final = 1 << 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from loragraft import system_calls
 from loragraft.errors import StoppedError
 from loragraft.evaluation.fidelity_journal import FIDELITY_FILE, FidelityJournal
 from loragraft.evaluation.journal import ITEMS_FILE, Journal
@@ -34,7 +35,7 @@ class Journals(NamedTuple):
         """
         if directory is not None:
             # Without fidelity nobody would overwrite that of an earlier run.
-            (directory / FIDELITY_FILE).unlink(missing_ok=True)
+            system_calls.remove(directory / FIDELITY_FILE)
         where = directory if fidelity else None
         return cls(Journal.begin(directory), FidelityJournal.begin(where))
 

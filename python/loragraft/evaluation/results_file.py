@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from loragraft import system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.wording import quoted, reason, shown
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Self
+
+#: What the first line begins with, whatever it tells of.
+_BEGINNING: Final = b'{"schema": "loragraft.'
 
 
 class ResultsFile:
@@ -75,8 +79,7 @@ class ResultsFile:
             return
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            system_calls.append(self._fd, data)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -86,7 +89,7 @@ class ResultsFile:
             os.close(self._fd)
             self._fd = -1
         if self._path is not None and not keep:
-            self._path.unlink(missing_ok=True)
+            system_calls.remove(self._path)
 
     def require_same(self, what: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
         """Refuse to go on where a name means something else than before.
@@ -121,22 +124,29 @@ class ResultsFile:
     def _read(self, path: Path) -> None:
         try:
             data = path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                # A crash cut the last line short.
-                os.truncate(path, whole)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be read: {reason(error)}") from error
+        whole = data.rfind(b"\n") + 1
         self.rows = tuple(filter(None, map(_parsed, data[:whole].split(b"\n"))))
-        if whole and not self.rows:
+        if (whole and not self.rows) or not _BEGINNING.startswith(data[: len(_BEGINNING)]):
             raise self.foreign()
+        if whole < len(data):
+            self._cut(whole)
+
+    def _cut(self, size: int) -> None:
+        """Remove the last line, which a crash cut short."""
+        try:
+            system_calls.cut(self._fd, size)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _open(self, flags: int) -> None:
         if self._path is None:
             return
-        flags |= os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._fd = os.open(self._path, flags, 0o666)
+            self._fd = system_calls.open_file(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags
+            )
         except OSError as error:
             raise self._failed(error) from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft import system_calls
 from loragraft.adapter.gguf.file import dtype_of, scale_of, write_gguf
 from loragraft.adapter.gguf.pairing import pair_up
 from loragraft.adapter.gguf.reading import read_gguf_adapter
@@ -203,7 +204,7 @@ class _Job:
     def _retire(self, destination: Destination, keep: str = "") -> None:
         """Remove an adapter that is replaced, in whatever format it is."""
         retire(destination, keep)
-        (destination.directory / TENSORS_FILE).unlink(missing_ok=True)
+        system_calls.remove(destination.directory / TENSORS_FILE)
 
     def _check_file(self, target: Path, base: Checkpoint) -> None:
         if target.resolve() in {shard.resolve() for shard in base.shards}:

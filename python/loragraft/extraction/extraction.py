@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from loragraft.adapter.whole_plan import SaveWhole
 from loragraft.architecture.selection import parse_selection
 from loragraft.checkpoint import open_checkpoint
 from loragraft.destination import Destination, check_destination, check_space
-from loragraft.errors import StoppedError, UsageError
+from loragraft.errors import LoragraftError, StoppedError, UsageError
 from loragraft.extraction.options import ExtractOptions
 from loragraft.extraction.plan import make_plan
 from loragraft.extraction.preflight import check_memory
@@ -226,6 +226,9 @@ def check_outputs(
             " continues it, --force starts again"
         )
     if resume and not force and not is_unfinished(first) and (first / CONFIG_FILE).exists():
+        # A run that was killed after its last file may not have come to tidy up.
+        with suppress(LoragraftError), Destination(first):
+            pass
         raise UsageError(
             f"{shown(first)}: exists and is finished: there is nothing to resume; --force makes it"
             " anew"

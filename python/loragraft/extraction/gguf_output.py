@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from loragraft import system_calls
 from loragraft.adapter.gguf.file import scale_of, write_gguf
 from loragraft.adapter.gguf.pairing import pair_up
 from loragraft.adapter.peft import read_adapter
@@ -91,5 +92,5 @@ def write_adapter_gguf(
     path = destination.file(GGUF_FILE)
     nbytes = write_gguf(path, pairing, name=destination.directory.resolve().name)
     if plan.options.format == "gguf":
-        tensors.unlink()
+        system_calls.remove(tensors)
     return GgufReport(nbytes, len(pairing.pairs), scale_of(pairing.pairs).alpha, left_out)

@@ -13,12 +13,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loragraft import __version__, native
+from loragraft import __version__, native, system_calls
 from loragraft.errors import FormatError, UsageError
 from loragraft.extraction.exact.outcome import Found
 from loragraft.extraction.factors import SpooledFactors
 from loragraft.extraction.findings import Measurement
-from loragraft.spool import Extent
+from loragraft.spool import JOURNAL_FILE, Extent
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from loragraft.extraction.plan import ExtractionPlan
     from loragraft.spool import Spool
 
-JOURNAL_FILE: Final = ".loragraft-journal"
 _LIST_FIELDS: Final = ("optimal_squares", "residual_squares", "singular_values", "further_values")
 
 
@@ -124,8 +123,7 @@ class Journal:
             FormatError: It cannot be written.
         """
         journal = cls._open(directory / JOURNAL_FILE, os.O_CREAT | os.O_TRUNC)
-        journal._append({"fingerprint": fingerprint(plan)})
-        return journal
+        return journal._begun_with(json.dumps({"fingerprint": fingerprint(plan)}).encode() + b"\n")
 
     @classmethod
     def go_on(
@@ -143,7 +141,10 @@ class Journal:
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be read: {reason(error)}") from error
         head = _parsed(lines[0])
-        if head is None or head.get("fingerprint") != fingerprint(plan):
+        if head is None:
+            # It was killed before it had written a line.
+            return cls.begin(directory, plan), (), ()
+        if head.get("fingerprint") != fingerprint(plan):
             raise UsageError(
                 f"{shown(directory)}: holds an unfinished run of other inputs, options or another"
                 " version; give --force instead of --resume to start again"
@@ -151,18 +152,24 @@ class Journal:
         rows = list(_each_row(lines[1:], spool))
         done = tuple(_done(*row) for row in rows if "trial" not in row[0])
         searched = tuple(_searched(*row) for row in rows if "trial" in row[0])
-        journal = cls._open(path, 0)
         # A line that a crash cut short must not run into the next.
-        journal._write(b"\n")
-        return journal, done, searched
+        return cls._open(path, 0)._begun_with(b"\n"), done, searched
 
     @classmethod
     def _open(cls, path: Path, flags: int) -> Self:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+            fd = system_calls.open_file(path, os.O_WRONLY | os.O_APPEND | flags, 0o600)
         except OSError as error:
             raise FormatError(f"{shown(path)}: cannot be written: {reason(error)}") from error
         return cls(path, fd)
+
+    def _begun_with(self, data: bytes) -> Self:
+        try:
+            self._write(data)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def record(
         self, unit: int, matrix: int, found: Measurement, factors: SpooledFactors | None
@@ -200,8 +207,7 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            system_calls.append(self._fd, data)
         except OSError as error:
             raise FormatError(f"{shown(self._path)}: cannot be written: {reason(error)}") from error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loragraft.errors import FormatError
 from loragraft.memory import available_memory
 from loragraft.native import resolve_threads
+from loragraft.resource_limits import check_address_space, check_open_files
 from loragraft.wording import size
 
 if TYPE_CHECKING:
@@ -77,12 +78,14 @@ def _bytes_kept(rows: int, columns: int) -> int:
 
 
 def check_memory(plan: ExtractionPlan) -> None:
-    """Refuse work that the free memory cannot hold.
+    """Refuse work that the free memory cannot hold, or that the system does not allow.
 
     Raises:
         FormatError: It cannot.
     """
     needed, free = needed_memory(plan), available_memory()
+    check_open_files(2 * (len(plan.base.shards) + len(plan.tuned.shards)))
+    check_address_space(resolve_threads(plan.options.threads), needed - _FIXED_MEMORY)
     if free is not None and needed > free:
         raise FormatError(
             f"not enough memory: about {size(needed)} are needed and {size(free)} are free;"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from loragraft import system_calls
 from loragraft.errors import StoppedError
-from loragraft.extraction.journal import JOURNAL_FILE, Journal
-from loragraft.spool import Spool
+from loragraft.extraction.journal import Journal
+from loragraft.spool import JOURNAL_FILE, SPOOL_FILE, Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from loragraft.extraction.journal import Done, Searched
     from loragraft.extraction.plan import ExtractionPlan
-
-_SPOOL_FILE: Final = ".loragraft-spool"
 
 
 class Unfinished:
@@ -43,20 +42,34 @@ class Unfinished:
         self._resume = resume and is_unfinished(directory)
 
     def __enter__(self) -> Self:
-        self.spool = Spool.at(self._directory / _SPOOL_FILE, keep=self._resume)
+        if self._resume:
+            self._go_on()
+        else:
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         try:
-            if self._resume:
-                self.journal, self.done, self.searched = Journal.go_on(
-                    self._directory, self._plan, self.spool
-                )
-            else:
-                self.journal = Journal.begin(self._directory, self._plan)
+            # The journal comes first: a spool alone is of no use to anybody.
+            self.journal = Journal.begin(self._directory, self._plan)
+            try:
+                self.spool = Spool.at(self._directory / SPOOL_FILE)
+            except BaseException:
+                self.journal.close()
+                raise
+        except BaseException:
+            self._remove()
+            raise
+
+    def _go_on(self) -> None:
+        self.spool = Spool.at(self._directory / SPOOL_FILE, keep=True)
+        try:
+            self.journal, self.done, self.searched = Journal.go_on(
+                self._directory, self._plan, self.spool
+            )
         except BaseException:
             self.spool.__exit__()
-            if not self._resume:
-                self._remove()
             raise
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.journal.close()
@@ -72,9 +85,9 @@ class Unfinished:
             self._remove()
 
     def _remove(self) -> None:
-        for name in (JOURNAL_FILE, _SPOOL_FILE):
+        for name in (JOURNAL_FILE, SPOOL_FILE):
             with contextlib.suppress(OSError):
-                (self._directory / name).unlink()
+                system_calls.remove(self._directory / name)
 
 
 def is_unfinished(directory: Path) -> bool:

@@ -22,6 +22,7 @@ from loragraft.merging.companions import (
 )
 from loragraft.merging.contents import merged_tensors
 from loragraft.number_formats import WEIGHT_DTYPES, nbytes_of
+from loragraft.resource_limits import check_open_files
 from loragraft.safetensors_header import read_header
 from loragraft.safetensors_writer import SafetensorsWriter, write_bytes_atomic
 from loragraft.tensor_reader import TensorReader
@@ -152,6 +153,7 @@ def merge(
     started = time.perf_counter()
     code = _code(dtype, patch=patch)
     before, lora, target = open_checkpoint(base), read_adapter(adapter), Path(output)
+    check_open_files(len(before.shards))
     check_destination(target, (before.directory, lora.directory), force=force)
     with TensorReader() as reader:
         contents, changes = _contents(before, lora, reader, code, patch=patch)
@@ -164,7 +166,10 @@ def merge(
         overhead += sum(path.stat().st_size for path in companions)
         check_space(target, total + overhead)
         with Destination(target, force) as destination:
-            destination.clear(keep={shard.name for shard in before.shards})
+            # One file is the old one or the new one at any time; of several, some of either would
+            # pass for a checkpoint.
+            names = {shard.name for shard in before.shards}
+            destination.clear(keep=names if len(names) == 1 else ())
             written = sum(_write_shard(job, destination, shard) for shard in job.shards)
             _write_companions(job, destination, companions)
     count = len(layouts)

@@ -11,12 +11,16 @@ import hashlib
 import os
 import struct
 from pathlib import Path
-from threading import Lock, get_ident
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from loragraft import system_calls
+from loragraft.atomic_file import AtomicFile
+from loragraft.errors import FormatError
 from loragraft.subspaces.subspace import Subspace
+from loragraft.wording import reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +85,7 @@ class SubspaceCache:
             with self._lock:
                 self.hits += 1
             with contextlib.suppress(OSError):
-                os.utime(path)
+                system_calls.mark_used(path)
         return found
 
     def store(self, key: str, subspace: Subspace) -> None:
@@ -89,16 +93,15 @@ class SubspaceCache:
         if self.directory is None:
             return
         path = self._path(self.directory, key)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # No fsync: a file that a crash has cut short does not bear its own digest.
-            temporary.write_bytes(_encoded(subspace))
-            temporary.replace(path)
+            system_calls.make_directories(path.parent)
+            # A file that a crash has cut short does not bear its own digest.
+            with AtomicFile(path, lasting=False) as file:
+                file.write(_encoded(subspace), 0)
         except OSError as error:
-            self.failure = error.strerror or str(error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            self.failure = reason(error)
+        except FormatError as error:
+            self.failure = reason(error.__cause__ or error)
 
     def trim(self, most: int = _MOST_BYTES) -> None:
         """Remove the files least recently used until at most so many bytes are left."""
@@ -113,7 +116,7 @@ class SubspaceCache:
             for _, size, path in sorted(found):
                 if excess <= 0:
                     break
-                path.unlink(missing_ok=True)
+                system_calls.remove(path)
                 excess -= size
 
     @staticmethod

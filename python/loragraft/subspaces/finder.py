@@ -12,6 +12,7 @@ import numpy as np
 
 from loragraft import native
 from loragraft.errors import NonFiniteError
+from loragraft.resource_limits import check_address_space
 from loragraft.subspaces.ahead import Ahead
 from loragraft.subspaces.subspace import Subspace
 from loragraft.subspaces.weight import content_digest, not_finite, oriented
@@ -57,6 +58,7 @@ class SubspaceFinder:
         self._iterations = power_iterations
         self._seed = seed
         self._threads = native.resolve_threads(threads)
+        check_address_space(self._threads)
         self._matrices = MatrixFactory("auto")
         #: Guards what follows, the cache's count and the files that are open.
         self._lock = Lock()

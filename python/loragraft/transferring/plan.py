@@ -14,6 +14,7 @@ from loragraft.calibration.texts import read_texts
 from loragraft.checkpoint import open_checkpoint
 from loragraft.comparison.places import depth_of, main_stack
 from loragraft.errors import MismatchError, NothingToAdaptError
+from loragraft.resource_limits import check_open_files
 from loragraft.tensor_reader import TensorReader
 from loragraft.transferring import layers as maps
 from loragraft.transferring.distilling.modules import carriers
@@ -131,6 +132,7 @@ def plan_transfer(
         read_texts(options.calibration)
     origin = open_source(adapter, open_checkpoint(source))
     goal = open_checkpoint(target)
+    check_open_files(2 * (len(origin.checkpoint.shards) + len(goal.shards)))
     inventory = take_inventory(goal)
     alone = TransferPlan(
         origin, goal, inventory, options, NO_LAYERS, {}, _norms(origin), (), (), ()

@@ -32,6 +32,7 @@ from loragraft.alignment import align
 from loragraft.architecture.modules import take_inventory
 from loragraft.checkpoint import open_checkpoint
 from loragraft.report.model import Report, Summary, count_outcomes
+from loragraft.resource_limits import check_open_files
 from loragraft.verification.claims import check_claims
 from loragraft.verification.measurement import relative_error
 from loragraft.verification.tally import total
@@ -95,6 +96,7 @@ def verify(
         open_checkpoint(tuned, gguf=True),
         read_adapter(adapter),
     )
+    check_open_files(len(before.shards) + len(after.shards))
     placed = place_adapter(lora, before)
     theirs = take_inventory(after, placed.layout, before.config)
     names = [item.linear.name for item in placed.placements if item.linear.address.embedding]

@@ -11,6 +11,7 @@ import numpy as np
 from loragraft import native
 from loragraft.architecture.parts import split
 from loragraft.errors import MismatchError, NonFiniteError
+from loragraft.resource_limits import check_address_space
 from loragraft.subspaces.weight import dense, not_finite, oriented
 from loragraft.transferring.stream.conventions import gain_offset, query_heads
 from loragraft.weights.matrices import MatrixFactory
@@ -60,6 +61,7 @@ class Side:
 
     def __post_init__(self) -> None:
         """Index the linear layers by name, fused ones by their parts."""
+        check_address_space(native.resolve_threads(self.threads))
         parts = split(self.inventory.linears, self.checkpoint.config)
         self._linears = {part.linear.name: part.linear for part in parts}
 
