@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["loragraft", "pair"]
 
-COMMANDS = ("extract", "verify", "inspect", "merge", "demo", "doctor")
+COMMANDS = ("extract", "verify", "inspect", "merge", "export", "demo", "doctor")
 
 
 def python(code: str, **options) -> subprocess.CompletedProcess[str]:

@@ -104,6 +104,8 @@ def test_unreadable(loragraft: CommandLine, base: Path, adapter: Path, tmp_path:
         answer = loragraft("export", path, "--base", base, "-o", out, "--format", "peft")
         assert answer.code == (4 if "arch" in more else 3), more
         assert f"{number}.gguf" in answer.error
+        if "arch" in more:
+            assert "'llama\\x00'" in answer.error
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
     for bad in (tmp_path / "cut.gguf", tmp_path / "none.gguf", tmp_path / "none"):
         answer = loragraft("export", bad, "--base", base, "-o", out, "--format", "peft")

@@ -176,7 +176,7 @@ def test_gguf_adapters(tmp_path: Path, built: Callable[[str], Path]) -> None:
     base = built("llama")
     export(adapter_of(tmp_path / "a", base), tmp_path / "a.gguf", base=base)
     others = dict.fromkeys(("peft", "vllm", "sglang"), (REFUSES, "--format peft"))
-    check(tmp_path / "a.gguf", {**others, "llama.cpp": (LOADS, "architecture llama")})
+    check(tmp_path / "a.gguf", {**others, "llama.cpp": (LOADS, "architecture 'llama'")})
     pairs = {"blk.0.attn_q.weight": (random(64, 2), random(2, 64))}
     norms = ["blk.0.attn_norm.weight", "output_norm.weight"]
     path = gguf_adapter(tmp_path / "n.gguf", base, pairs, norms=norms)
@@ -280,3 +280,19 @@ def test_without_the_package(
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert inspect(stored).kind is Subject.CHECKPOINT
     assert inspect(tmp_path / "a.gguf", engine="llama.cpp").kind is Subject.ADAPTER
+
+
+def test_a_hostile_architecture_reaches_no_terminal(
+    loragraft: CommandLine, tmp_path: Path, built: Callable[[str], Path]
+) -> None:
+    arch = "\x1b[31mred\n"
+    pairs = {"blk.0.attn_q.weight": (random(64, 2), random(2, 64))}
+    adapter = gguf_adapter(tmp_path / "a.gguf", built("llama"), pairs, arch=arch)
+    model = tmp_path / "m.gguf"
+    entries = [entry("general.architecture", STRING, string(arch))]
+    model.write_bytes(raw_gguf(entries, [tensor("blk.0.attn_q.weight", (8, 1))], bytes(32)))
+    for arguments in ((adapter,), (adapter, "--for", "llama.cpp"), (model,)):
+        answer = loragraft("inspect", *arguments)
+        assert answer.code == 0
+        assert "\x1b" not in answer.out
+        assert json.dumps(arch)[1:-1] in loragraft("inspect", *arguments, "--json").out

@@ -13,6 +13,8 @@ import tiny_models
 from loragraft.errors import FormatError
 from loragraft.inspection import inspect
 from loragraft.report.inspection import Subject
+from loragraft.report.inspection_table import inspection_table
+from loragraft.report.page import Facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +158,12 @@ def test_file_of_an_adapter_means_the_adapter(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         inspect(tmp_path)
+
+
+def test_a_hostile_config_reaches_no_terminal(tmp_path: Path) -> None:
+    config = {"model_type": "\x1b[31mred", "architectures": ["a\nb"]}
+    base = files.write_checkpoint(tmp_path / "base", files.random_weights(), config=config)
+    text = inspection_table(inspect(base)).plain(120)
+    assert text is None or "\x1b" not in text
+    facts = next(part for part in inspection_table(inspect(base)).parts if isinstance(part, Facts))
+    assert all(value.isprintable() for _, value in facts.rows)

@@ -14,7 +14,7 @@ from loragraft.ggml.family import family_for
 from loragraft.ggml.naming import GgmlNames
 from loragraft.ggml.row_order import order_of
 from loragraft.ggml.tensor_types import Q8_0
-from loragraft.wording import shown
+from loragraft.wording import quoted, shown
 
 if TYPE_CHECKING:
     from loragraft.adapter.gguf.reading import GgufAdapter, GgufPair
@@ -46,9 +46,9 @@ class GgufSource:
         self._family = family_for(base.config)
         if self._family.arch != adapter.arch:
             raise MismatchError(
-                f"{shown(adapter.path)}: an adapter for models of architecture {adapter.arch}, but"
-                f" {shown(base.reference)} is {self._family.arch}; use the model that the adapter"
-                " was made for"
+                f"{shown(adapter.path)}: an adapter for models of architecture"
+                f" {quoted(adapter.arch)}, but {shown(base.reference)} is {self._family.arch}; use"
+                " the model that the adapter was made for"
             )
         self._names = GgmlNames(self._family, base.config)
         self._reader = reader

@@ -14,6 +14,7 @@ from loragraft.inspection.dtype_counts import dtype_counts
 from loragraft.report.inspection import AdaptedModule, Inspection, KindCount, Subject
 from loragraft.tensor_entry import TensorEntry
 from loragraft.tensor_reader import TensorReader
+from loragraft.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,7 +89,7 @@ def _model_problems(header: GgufHeader, matrices: list[GgufTensor], arch: str) -
         yield f"It is one of {files} files; the others are not looked at."
     family = family_of_arch(arch, has_experts=any(len(t.shape) == 3 for t in matrices))
     if family is None:
-        yield f"The architecture {arch} is not proven: no adapter is written for it."
+        yield f"The architecture {quoted(arch)} is not proven: no adapter is written for it."
     coarse = Counter(t.type for t in matrices if t.type not in {"F32", "F16", "BF16", "Q8_0"})
     if coarse:
         kinds = ", ".join(kind for kind, _ in coarse.most_common())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.adapter.engines import SGLANG, VLLM, engine_notes
 from loragraft.report.inspection import EngineOutlook
-from loragraft.wording import counted
+from loragraft.wording import counted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -85,7 +85,7 @@ def outlook_of_gguf(adapter: GgufAdapter, engine: str) -> EngineOutlook:
     if engine != "llama.cpp":
         text = f"does not read GGUF adapters: {_EXPORT} --format peft makes one that it does"
         return _outlook(name, [Note(text, refuses=True)])
-    notes = [Note(f"takes it on models of architecture {adapter.arch}, however quantised")]
+    notes = [Note(f"takes it on models of architecture {quoted(adapter.arch)}, however quantised")]
     if adapter.ignored:
         notes.append(Note(f"ignores {counted(len(adapter.ignored), 'norm')} in it", wrong=True))
     return _outlook(name, notes)

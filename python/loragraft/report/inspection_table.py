@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.report.inspection import Subject
 from loragraft.report.page import Facts, Line, Page, Part, Table
-from loragraft.wording import shapes, span
+from loragraft.wording import shapes, shown, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,9 @@ _NONE: Final = "–"
 def inspection_table(inspection: Inspection) -> Page:
     """Return what a checkpoint or an adapter consists of."""
     adapter = inspection.kind is Subject.ADAPTER
-    parts: list[Part] = [Facts(tuple(_facts(inspection)))]
+    # What a file says of itself may hold anything.
+    facts = tuple((name, shown(value)) for name, value in _facts(inspection))
+    parts: list[Part] = [Facts(facts)]
     if inspection.kinds:
         parts.append(_adapter_kinds(inspection) if adapter else _checkpoint_kinds(inspection))
     if inspection.others:
