@@ -72,7 +72,7 @@ def test_interrupted_calls_and_short_writes_are_survived(
 def test_some_calls_fail(server: FaultServer, cases: dict[str, Case], name: str, kind: str) -> None:
     """A few calls of every command: `test_every_call_fails` takes them all."""
     case = cases[name]
-    step = max(1, len(case.calls) // 6)
+    step = max(1, len(case.calls) // 5)
     for at in range(KINDS.index(kind) * step // len(KINDS), len(case.calls), step):
         case.befall(server, kind, at, NUMBERS[at % 2])
 
