@@ -32,8 +32,9 @@ pytestmark = [
 ]
 _TOKENS: Final = [1, 504, 260, 3575, 282, 260, 905, 314, 253, 1256, 28, 506, 338, 657, 2119, 17]
 _DEMO: Final = Path(loragraft.__file__).parent / "demo" / "adapter"
-#: Thirty layers of sums in float32; for Gemma also GELU out of a table in half precision.
-_TOLERANCE: Final = {"smollm2": 1e-3, "gemma3": 5e-2}
+#: What llama.cpp and transformers differ by without an adapter: thirty layers of sums in float32;
+#: in Gemma's eighteen also GELU out of a table in half precision, and logits of up to 60.
+_FLOOR: Final = {"smollm2": 1e-3, "gemma3": 0.5}
 #: llama.cpp rounds activations to 8 bits before it multiplies them with quantised weights.
 _ALIKE: Final = {"smollm2": 0.99, "gemma3": 0.97}
 
@@ -46,7 +47,7 @@ def test_logits_are_those_of_peft(name: str, tmp_path: Path) -> None:
     adapter = _DEMO
     if name != "smollm2":
         adapter = tmp_path / "adapter"
-        write_adapter(adapter, base, take_inventory(open_checkpoint(base)).linears, scaling=0.004)
+        write_adapter(adapter, base, take_inventory(open_checkpoint(base)).linears, scaling=0.0005)
     loragraft.export(adapter, tmp_path / "plain.gguf", base=base, dtype="fp32")
     loragraft.export(adapter, tmp_path / "shipped.gguf", base=shipped, dtype="fp32")
     # The quantised file tells names and shapes as well as the weights do.
@@ -67,7 +68,8 @@ def test_logits_are_those_of_peft(name: str, tmp_path: Path) -> None:
     record("llama.cpp", name, "real model, unpacked", error=error, effect=effect, floor=floor)
     record("llama.cpp", name, "real model, quantised", alike=alike, effect=effect)
     assert effect > 1.0
-    assert error < _TOLERANCE[name]
+    assert floor < _FLOOR[name]
+    assert error < 3 * floor
     assert alike > _ALIKE[name]
 
 
