@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
 _INT_LIMIT: Final = 2**63
+#: Far longer than any model's: names are sorted, matched and parsed, and their numbers read.
+_MAX_NAME: Final = 1000
 #: The most that NumPy 1 can hold.
 _MAX_DIMENSIONS: Final = 32
 _BITS: Final = {code: dtype.bits for code, dtype in DTYPES.items()}
@@ -134,6 +136,12 @@ def _metadata(value: Any, where: str) -> dict[str, str]:
 def _extent(name: str, info: Any, data_start: int, where: str) -> TensorExtent:
     if not name or not name.isprintable():
         _fail(where, f"the tensor name {quoted(name)} is empty or not printable")
+    if len(name) > _MAX_NAME:
+        _fail(
+            where,
+            f"the tensor name {quoted(name)} has {len(name)} characters, expected at most"
+            f" {_MAX_NAME}",
+        )
     if not isinstance(info, dict) or info.keys() != _FIELDS:
         _fail(
             where,

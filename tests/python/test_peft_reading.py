@@ -67,6 +67,7 @@ def test_other_tensors_are_kept_apart(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         (PLAIN | {"use_dora": True}, "use_dora is True"),
         (PLAIN | {"target_parameters": "x"}, "target_parameters is 'x', expected a list"),
+        (PLAIN | {"target_parameters": ["a\x1b[2J"]}, "expected a list of names"),
         (PLAIN | {"layer_replication": [[0, 4]]}, "layer_replication"),
         (PLAIN | {"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
         (PLAIN | {"init_lora_weights": "pissa_niter_4"}, "changes the base weights too"),

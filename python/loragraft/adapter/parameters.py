@@ -7,9 +7,9 @@ further in; the first parameter of the module is the innermost.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.adapter.patterns import Pattern
 from loragraft.architecture.address import Address
 from loragraft.errors import FormatError
 from loragraft.wording import quoted
@@ -31,12 +31,13 @@ class ParameterNames:
             FormatError: They are no list of names.
         """
         entries = config.get("target_parameters") or []
-        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        if not isinstance(entries, list) or not all(map(_is_name, entries)):
             raise FormatError(
                 f"{where}: target_parameters is {quoted(entries)}, expected a list of names"
             )
         self._where = where
         self._layers = config.get("target_modules")
+        self._pattern: Pattern | None = None
         self._by_holder: dict[str, set[str]] = {}
         for entry in entries:
             holder, _, parameter = entry.rpartition(".")
@@ -50,7 +51,8 @@ class ParameterNames:
             depths: How often ``base_layer`` occurs in the names of its factors.
 
         Raises:
-            FormatError: There are not as many parameters as factors, or their order is not known.
+            FormatError: There are not as many parameters as factors, their order is not known, or
+                target_modules is no regular expression that can be tried.
         """
         found = self._found(module)
         if not found and list(depths) == [0]:
@@ -83,16 +85,22 @@ class ParameterNames:
         """
         ends = [module[i + 1 :] for i, char in enumerate(module) if char == "."]
         found = {p for end in (module, *ends) for p in self._by_holder.get(end, ())}
-        if not found and self._is_layer(module, ends):
+        anywhere = self._by_holder.get("", set())
+        if not found and anywhere and self._is_layer(module, ends):
             return set()
-        return found | self._by_holder.get("", set())
+        return found | anywhere
 
     def _is_layer(self, module: str, ends: Sequence[str]) -> bool:
         if isinstance(self._layers, str):
-            try:
-                return re.fullmatch(self._layers, module) is not None
-            except (re.error, RecursionError, OverflowError):
-                return False
+            self._pattern = self._pattern or Pattern.parse(
+                self._layers, "target_modules", self._where
+            )
+            return self._pattern.match(module, "target_modules", self._where, full=True)
         return isinstance(self._layers, list) and any(
             name in self._layers for name in (module, *ends)
         )
+
+
+def _is_name(entry: Any) -> bool:
+    """Whether it may become part of a module's name, which is shown."""
+    return isinstance(entry, str) and entry.isprintable()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from loragraft.adapter.patterns import Pattern
 from loragraft.errors import FormatError
 from loragraft.wording import quoted
 
@@ -32,17 +32,19 @@ _MOVES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class Settings:
     """What a LoraConfig says about ranks and scales."""
 
+    where: str
     r: int
     lora_alpha: float
     rslora: bool
-    ranks: tuple[tuple[re.Pattern[str], int], ...]
-    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    ranks: tuple[tuple[Pattern, int], ...]
+    alphas: tuple[tuple[Pattern, float], ...]
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], where: str) -> Settings:
         """Check a config and take the settings out of it; FormatError where it cannot be used."""
         _check_plain(config, where)
         return cls(
+            where=where,
             r=_rank(config.get("r", 8), "r", where),
             lora_alpha=_alpha(config.get("lora_alpha", 8), "lora_alpha", where),
             rslora=bool(config.get("use_rslora")),
@@ -57,14 +59,26 @@ class Settings:
         )
 
     def rank(self, module: str) -> int:
-        """Return the module's rank: of the first pattern that matches, as PEFT does."""
-        return next((rank for pattern, rank in self.ranks if pattern.match(module)), self.r)
+        """Return the module's rank: of the first pattern that matches, as PEFT does.
+
+        Raises:
+            FormatError: A pattern could take forever on this name; of `alpha` too.
+        """
+        fitting = (
+            rank
+            for pattern, rank in self.ranks
+            if pattern.match(module, "rank_pattern", self.where)
+        )
+        return next(fitting, self.r)
 
     def alpha(self, module: str) -> float:
         """Return the module's alpha: of the first pattern that matches, as PEFT does."""
-        return next(
-            (alpha for pattern, alpha in self.alphas if pattern.match(module)), self.lora_alpha
+        fitting = (
+            alpha
+            for pattern, alpha in self.alphas
+            if pattern.match(module, "alpha_pattern", self.where)
         )
+        return next(fitting, self.lora_alpha)
 
 
 def _check_plain(config: Mapping[str, Any], where: str) -> None:
@@ -87,22 +101,14 @@ def _check_plain(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _patterns(
-    config: Mapping[str, Any], key: str, where: str
-) -> list[tuple[str, re.Pattern[str], Any]]:
+def _patterns(config: Mapping[str, Any], key: str, where: str) -> list[tuple[str, Pattern, Any]]:
     """Return the entries of rank_pattern or alpha_pattern: (label, compiled pattern, value)."""
     table = config.get(key) or {}
     if not isinstance(table, dict):
         raise FormatError(f"{where}: {key} is {quoted(table)}, expected an object")
     entries = []
     for name, value in table.items():
-        try:
-            pattern = re.compile(rf"(.*\.)?({name})$")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise FormatError(
-                f"{where}: {key} has the key {quoted(name)}, which is no regular expression:"
-                f" {error}"
-            ) from None
+        pattern = Pattern.parse(name, key, where, r"(.*\.)?({})$")
         entries.append((f"{key} {quoted(name)}", pattern, value))
     return entries
 
