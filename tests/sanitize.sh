@@ -11,6 +11,14 @@ tests=("$@")
 PATH="$PWD/$venv/bin:$PATH" cmake --preset asan-ubsan >/dev/null
 PATH="$PWD/$venv/bin:$PATH" cmake --build --preset asan-ubsan
 
+# What fuzzing has kept of the targets in C++.
+for target in tests/fuzz/native/*.cpp; do
+    name=$(basename "$target" .cpp)
+    [ ! -x "$out/bin/replay_$name" ] ||
+        "$out/bin/replay_$name" "tests/fuzz/corpus/$name" "tests/fuzz/crashes/$name" 2>"$out/replay.log" ||
+        { tail -n 40 "$out/replay.log"; exit 1; }
+done
+
 # A Python of its own with a copy of the package beside the instrumented extension, so that processes
 # which the tests start have it too. The project's environment is only a place to find packages in.
 rm -rf "$out/package" "$out/venv" && mkdir -p "$out/package"
@@ -18,11 +26,13 @@ cp -r python/loragraft "$out/package/"
 rm -f "$out"/package/loragraft/_core*.so
 cp "$out"/csrc/_core*.so "$out/package/loragraft/"
 "$venv/bin/python" -m venv --without-pip "$out/venv"
-site=$("$venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 inside=$("$out/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
-printf '%s\n' "$out/package" "$site" >"$inside/sanitized.pth"
+{
+    echo "$out/package"
+    "$venv/bin/python" -c "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\n')"
+} >"$inside/sanitized.pth"
 
-# Leaks are Python's own. What a sanitizer cannot run says so where it is skipped: LORAGRAFT_SANITIZED.
+# Leaks are Python's own. Tests that cannot run here say why, beside `sanitized` of their conftest.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1

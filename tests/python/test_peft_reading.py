@@ -68,6 +68,8 @@ def test_other_tensors_are_kept_apart(tmp_path: Path) -> None:
         (PLAIN | {"use_dora": True}, "use_dora is True"),
         (PLAIN | {"target_parameters": "x"}, "target_parameters is 'x', expected a list"),
         (PLAIN | {"target_parameters": ["a\x1b[2J"]}, "expected a list of names"),
+        (PLAIN | {"target_parameters": ["a" * 1001]}, "expected a list of names"),
+        (PLAIN | {"target_parameters": [*"abcdefg"]}, "a, b, c, d, e, …, but the tensor file has"),
         (PLAIN | {"layer_replication": [[0, 4]]}, "layer_replication"),
         (PLAIN | {"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
         (PLAIN | {"init_lora_weights": "pissa_niter_4"}, "changes the base weights too"),

@@ -15,10 +15,14 @@ from loragraft.errors import FormatError
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 #: The order in which the classes of transformers 4.55 to 5.23 make the parameters of their experts.
 _ORDER: Final = ("gate_up_proj", "gate_proj", "up_proj", "w1", "v1", "w2", "down_proj")
+
+#: Of a name, as in the headers of files.
+_LONGEST: Final = 1000
+_SHOWN: Final = 5
 
 
 class ParameterNames:
@@ -61,7 +65,7 @@ class ParameterNames:
         if sorted(depths) != list(range(len(found))):
             raise FormatError(
                 f"{self._where}: target_parameters gives module {module}"
-                f" {', '.join(sorted(found)) or 'no parameter'}, but the tensor file has"
+                f" {_few(found) or 'no parameter'}, but the tensor file has"
                 f" {len(depths)} pair{'' if len(depths) == 1 else 's'} of factors for it; expected"
                 " one for each parameter"
             )
@@ -69,7 +73,7 @@ class ParameterNames:
         if len(found) > 1 and unknown:
             raise FormatError(
                 f"{self._where}: target_parameters gives module {module}"
-                f" {', '.join(sorted(found))}; which factors are whose depends on their order in"
+                f" {_few(found)}; which factors are whose depends on their order in"
                 f" the model, and that of {unknown[0]} is not known: merge the adapter with PEFT"
                 " instead"
             )
@@ -103,4 +107,9 @@ class ParameterNames:
 
 def _is_name(entry: Any) -> bool:
     """Whether it may become part of a module's name, which is shown."""
-    return isinstance(entry, str) and entry.isprintable()
+    return isinstance(entry, str) and entry.isprintable() and len(entry) <= _LONGEST
+
+
+def _few(names: Collection[str]) -> str:
+    """Return names for a message, not more than it can take."""
+    return ", ".join(sorted(names)[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

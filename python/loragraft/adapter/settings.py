@@ -23,6 +23,7 @@ _NOT_PLAIN: Final = (
     "arrow_config",
     "alora_invocation_tokens",
     "layer_replication",
+    "megatron_config",
 )
 #: Values of init_lora_weights that also change the base weights when the adapter is loaded.
 _MOVES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
