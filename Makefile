@@ -39,7 +39,7 @@ bench: $(VENV)/.bench  ## Measure speed, memory and accuracy beside what others 
 bench-moe: $(VENV)/.bench  ## The same for two layers of a 35B mixture of experts; 14 GB of disk
 	$(BIN)/python benchmarks/run.py --only moe
 
-sanitize: $(VENV)/.test  ## Run the kernels' tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.test  ## Run the whole test suite under AddressSanitizer and UBSan
 	VENV=$(VENV) tests/sanitize.sh
 
 build: $(VENV)/.built  ## Build the extension and install the package in place
@@ -74,4 +74,23 @@ $(VENV)/.bench: $(VENV)/.test
 
 $(VENV)/.dev: $(VENV)/.test
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+.PHONY: sanitize-threads fuzz audit
+
+sanitize-threads: $(VENV)/.tools  ## Run the thread pool and the batch under ThreadSanitizer
+	VENV=$(VENV) tests/sanitize_threads.sh
+
+fuzz: $(VENV)/.fuzz  ## Feed made-up files to every reader, FUZZ_SECONDS (60) each
+	VENV=$(VENV) tests/fuzz.sh
+
+audit: $(VENV)/.audit  ## Look for known vulnerabilities in what the package needs
+	$(BIN)/python tests/audit.py
+
+$(VENV)/.fuzz: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[fuzz]"
+	@touch $@
+
+$(VENV)/.audit: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[audit]"
 	@touch $@

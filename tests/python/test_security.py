@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from test_peft_reading import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 __all__ = ["loragraft", "pair"]
 
@@ -216,3 +218,31 @@ def test_dependencies_have_lower_bounds() -> None:
         wanted += [entry for entry in extra if not entry.startswith("loragraft[")]
     unbound = [entry for entry in wanted if not re.search(r">=|==", entry)]
     assert unbound == []
+
+
+def audit() -> ModuleType:
+    spec = spec_from_file_location("audit", ROOT / "tests" / "audit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_audit_looks_up_what_is_installed() -> None:
+    found = audit().installed(["numpy>=1.26", "no-such-package>=3", "huggingface-hub>=0.30"])
+    assert {"numpy", "huggingface-hub", "tqdm"} <= set(found)
+    assert "no-such-package" not in found
+
+
+def test_the_audit_tells_vulnerable_from_unknown() -> None:
+    fine = {"name": "a", "version": "1", "vulns": []}
+    bad = fine | {"vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}
+    unknown = {"name": "b", "skip_reason": "not found"}
+    verdict = audit().verdict
+    assert verdict([fine, unknown], "") == (0, "audit: 1 packages, 0 vulnerabilities, 1 not listed")
+    code, text = verdict([bad], "")
+    assert code == 1
+    assert "a 1: CVE-1, mended in 2" in text
+    assert verdict([unknown], "no route\n")[0] == 0
+    assert "skipped" in verdict([], "no route")[1]
