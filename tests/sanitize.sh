@@ -32,7 +32,7 @@ inside=$("$out/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths(
     "$venv/bin/python" -c "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\n')"
 } >"$inside/sanitized.pth"
 
-# Leaks are Python's own. Tests that cannot run here say why, beside `sanitized` of their conftest.
+# Leaks are Python's own. tests/python/conftest.py has the tests that cannot run here, and why.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from random import Random
@@ -25,5 +26,7 @@ def another(data: bytes, most: int, seed: int) -> bytes:
     return chosen.mutate(data, random)[:most]
 
 
-atheris.Setup([sys.argv[0], *sys.argv[2:]], chosen.check, custom_mutator=another)
+# To merge inputs libFuzzer calls the program again, through a shell.
+again = shlex.join([sys.executable, __file__, chosen.name])
+atheris.Setup([again, *sys.argv[2:]], chosen.check, custom_mutator=another)
 atheris.Fuzz()
