@@ -114,7 +114,9 @@ void batches_side_by_side(const MemoryFile& memory) {
     for (std::size_t caller = 0; caller < found.size(); ++caller) {
       callers.emplace_back([&memory, &mine = found[caller], caller] {
         const IoMode mode = caller == 0 ? IoMode::pread : IoMode::mmap;
-        Batch batch(tasks(memory, mode), {.nested = caller == 1}, caller + 1);
+        ModuleOptions options;
+        options.nested = caller == 1;
+        Batch batch(tasks(memory, mode), options, caller + 1);
         mine = finish(batch);
       });
     }
