@@ -22,12 +22,12 @@ lint: $(VENV)/.dev  ## Style, types and the import law
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests -name '*.cpp' -o -name '*.hpp')
 
 format: $(VENV)/.dev  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format -i $(shell find csrc tests -name '*.cpp' -o -name '*.hpp')
 
 tidy: $(VENV)/.dev  ## Static analysis of the C++ sources
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake --preset dev

@@ -318,7 +318,7 @@ def test_tokenizer_files(sharded):
 
 
 def test_natural_order_of_awkward_names(tmp_path):
-    names = ["a.10", "a.9", "a.09", "a", "a.9.b", "1" * 5000, "b"]
+    names = ["a.10", "a.9", "a.09", "a", "a.9.b", "1" * 900, "b"]
     write_tensors(tmp_path / "model.safetensors", *names)
     found = list(open_checkpoint(tmp_path).tensors)
     assert sorted(found) == sorted(names)
