@@ -26,7 +26,7 @@ import target  # noqa: E402
 #: Larger inputs reach little that these do not.
 LONGEST = 20_000
 #: Of one target's corpus, and of an input in it.
-MOST_BYTES, MOST_OF_ONE = 100_000, 4096
+MOST_FILES, MOST_BYTES, MOST_OF_ONE = 200, 100_000, 4096
 
 
 class Fuzzer(NamedTuple):
@@ -81,12 +81,19 @@ class Fuzzer(NamedTuple):
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         shutil.rmtree(corpus, ignore_errors=True)
         corpus.mkdir(parents=True)
-        total = 0
-        for path in sorted(merged.iterdir(), key=lambda path: path.stat().st_size):
-            total += path.stat().st_size
-            if total > MOST_BYTES:
-                break
+        for path in _some(sorted(merged.iterdir(), key=lambda path: path.stat().st_size)):
             shutil.copy(path, corpus / path.name)
+
+
+def _some(paths: list[Path]) -> list[Path]:
+    """As many as a repository should carry, small ones and large ones."""
+    count = min(len(paths), MOST_FILES)
+    while count:
+        chosen = [paths[i * len(paths) // count] for i in range(count)]
+        if sum(path.stat().st_size for path in chosen) <= MOST_BYTES:
+            return chosen
+        count -= 1
+    return []
 
 
 def _executed(log: str) -> int:
