@@ -28,12 +28,12 @@ lint: $(VENV)/.dev  ## Style, types and the import law
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests -name '*.cpp' -o -name '*.hpp')
 
 format: $(VENV)/.dev  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format -i $(shell find csrc tests -name '*.cpp' -o -name '*.hpp')
 
 tidy: $(VENV)/.dev  ## Static analysis of the C++ sources
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake --preset dev
@@ -45,7 +45,7 @@ bench: $(VENV)/.bench  ## Measure speed, memory and accuracy beside what others 
 bench-moe: $(VENV)/.bench  ## The same for two layers of a 35B mixture of experts; 14 GB of disk
 	$(BIN)/python benchmarks/run.py --only moe
 
-sanitize: $(VENV)/.test  ## Run the kernels' tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.test  ## Run the whole test suite under AddressSanitizer and UBSan
 	VENV=$(VENV) tests/sanitize.sh
 
 build: $(VENV)/.built  ## Build the extension and install the package in place
@@ -80,4 +80,23 @@ $(VENV)/.bench: $(VENV)/.test
 
 $(VENV)/.dev: $(VENV)/.test
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+.PHONY: sanitize-threads fuzz audit
+
+sanitize-threads: $(VENV)/.tools  ## Run the thread pool and the batch under ThreadSanitizer
+	VENV=$(VENV) tests/sanitize_threads.sh
+
+fuzz: $(VENV)/.fuzz  ## Feed made-up files to every reader, FUZZ_SECONDS (60) each
+	VENV=$(VENV) tests/fuzz.sh
+
+audit: $(VENV)/.audit  ## Look for known vulnerabilities in what the package needs
+	$(BIN)/python tests/audit.py
+
+$(VENV)/.fuzz: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[fuzz]"
+	@touch $@
+
+$(VENV)/.audit: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[audit]"
 	@touch $@

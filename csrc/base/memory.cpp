@@ -13,8 +13,10 @@ constexpr std::size_t kLarge = std::size_t{64} << 10;
 constexpr std::size_t kKeptBytes = std::size_t{16} << 20;
 constexpr std::size_t kKeptBlocks = 32;
 // A sanitizer is to see every block go.
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kKeeps = false;
+#elif defined(__has_feature)
+constexpr bool kKeeps = !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
 #else
 constexpr bool kKeeps = true;
 #endif

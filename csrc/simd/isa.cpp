@@ -1,5 +1,9 @@
 #include "simd/isa.hpp"
 
+#ifdef LORAGRAFT_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 
 #include "base/error.hpp"
@@ -8,9 +12,17 @@ namespace loragraft {
 namespace {
 
 #ifdef LORAGRAFT_X86
+// __builtin_cpu_supports knows it in GCC, and in Clang from 17 on.
+bool has_f16c() {
+  constexpr unsigned kF16c = 1U << 29U;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & kF16c) != 0;
+}
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

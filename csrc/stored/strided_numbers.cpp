@@ -24,6 +24,13 @@ std::size_t extent(const Geometry& geometry) {
   return checked_add(checked_add(down, across), 1);
 }
 
+// A side with one entry at most has any stride, also 0, which nobody can divide by.
+Geometry normal(Geometry geometry) {
+  if (geometry.cols <= 1) geometry.col_stride = 1;
+  if (geometry.rows <= 1) geometry.row_stride = geometry.cols;
+  return geometry;
+}
+
 // Some runs of numbers, as many as fill a cache line or fewer.
 struct Runs {
   const std::byte* const* starts;
@@ -69,7 +76,7 @@ StridedNumbers::StridedNumbers(std::shared_ptr<const MappedFile> file, std::size
       offset_(offset),
       length_(checked_mul(extent(geometry), bytes_of(encoding, 1))),
       encoding_(encoding),
-      geometry_(geometry) {
+      geometry_(normal(geometry)) {
   if ((rows() > 1 && geometry.row_stride == 0) || (cols() > 1 && geometry.col_stride == 0)) {
     throw Error(Errc::invalid_argument, "a stride of 0: entries of a matrix lie apart");
   }

@@ -26,6 +26,13 @@ def quoted(value: object) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Return a text with everything escaped that could act on a terminal, line ends too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """Return a path as people write it, or quoted when it holds unprintable characters."""
     text = str(path)

@@ -67,3 +67,13 @@ def test_the_usual_needs_no_rich(page: Page) -> None:
 def test_the_rest_is_left_to_rich(text: str) -> None:
     assert Page((Line("before"), Line(text))).plain(WIDTH) is None
     assert Page((Table(("a", "b"), ((text, "1"),)),)).plain(WIDTH) is None
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\rb", "a\x9b1mb", "a\u202eb", "a\x07", "\ud800b"])
+def test_what_a_file_says_cannot_act_on_a_terminal(text: str) -> None:
+    page = Page((Line(text), Facts(((text, text),)), Table((text,), ((text,),), total=(text,))))
+    file = io.StringIO()
+    Console(file=file, width=120, force_terminal=True, color_system=None).print(page)
+    shown = file.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\x1b[2m", "")
+    assert shown.replace("\n", "").isprintable()
+    assert ascii(text)[1:-1] in shown

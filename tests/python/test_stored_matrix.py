@@ -334,3 +334,33 @@ def test_a_file_that_changed_is_an_error(tmp_path: Path) -> None:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
         with pytest.raises(FormatError, match=f"{path.name}.*changed"):
             nt.run([kinds.task(stored, good)])
+
+
+_ONE_COLUMN = """
+import sys
+import numpy as np
+from loragraft import native
+path, io = sys.argv[1:]
+file = native.MappedFile(path, io)
+sides = [native.StoredMatrix(file, offset, "F32", 3, 1, 2, 0) for offset in (0, 4)]
+task = native.ModuleTask("x", *sides, 0, 0, 1.0)
+batch = native.Batch([task], 8, None, "auto", 1, "auto", None, False)
+print(batch.next(60.0)[1].delta_square)
+"""
+
+
+@pytest.mark.parametrize("io", IO_MODES)
+def test_one_column_with_a_stride_of_0(tmp_path: Path, io: str) -> None:
+    """In a process of its own: it was ended by a division."""
+    path = tmp_path / "numbers"
+    np.arange(8, dtype=np.float32).tofile(path)
+    command = [sys.executable, "-c", _ONE_COLUMN, str(path), io]
+    paths = os.pathsep.join(map(str, [Path(native.__file__).parents[1], *sys.path]))
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "3.0\n"), done.stderr

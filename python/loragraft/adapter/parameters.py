@@ -15,10 +15,14 @@ from loragraft.errors import FormatError
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 #: The order in which the classes of transformers 4.55 to 5.23 make the parameters of their experts.
 _ORDER: Final = ("gate_up_proj", "gate_proj", "up_proj", "w1", "v1", "w2", "down_proj")
+
+#: Of a name, as in the headers of files.
+_LONGEST: Final = 1000
+_SHOWN: Final = 5
 
 
 class ParameterNames:
@@ -31,7 +35,7 @@ class ParameterNames:
             FormatError: They are no list of names.
         """
         entries = config.get("target_parameters") or []
-        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        if not isinstance(entries, list) or not all(map(_is_name, entries)):
             raise FormatError(
                 f"{where}: target_parameters is {quoted(entries)}, expected a list of names"
             )
@@ -59,7 +63,8 @@ class ParameterNames:
             depths: How often ``base_layer`` occurs in the names of its factors.
 
         Raises:
-            FormatError: There are not as many parameters as factors, or their order is not known.
+            FormatError: There are not as many parameters as factors, their order is not known, or
+                target_modules is no regular expression that can be tried.
         """
         found = self._found(module)
         if not found and list(depths) == [0]:
@@ -68,7 +73,7 @@ class ParameterNames:
         if sorted(depths) != list(range(len(found))):
             raise FormatError(
                 f"{self._where}: target_parameters gives module {module}"
-                f" {', '.join(sorted(found)) or 'no parameter'}, but the tensor file has"
+                f" {_few(found) or 'no parameter'}, but the tensor file has"
                 f" {len(depths)} pair{'' if len(depths) == 1 else 's'} of factors for it; expected"
                 " one for each parameter"
             )
@@ -76,7 +81,7 @@ class ParameterNames:
         if len(found) > 1 and unknown:
             raise FormatError(
                 f"{self._where}: target_parameters gives module {module}"
-                f" {', '.join(sorted(found))}; which factors are whose depends on their order in"
+                f" {_few(found)}; which factors are whose depends on their order in"
                 f" the model, and that of {unknown[0]} is not known: merge the adapter with PEFT"
                 " instead"
             )
@@ -92,9 +97,10 @@ class ParameterNames:
         """
         ends = [module[i + 1 :] for i, char in enumerate(module) if char == "."]
         found = {p for end in (module, *ends) for p in self._by_holder.get(end, ())}
-        if not found and self._is_layer(module, ends):
+        anywhere = self._by_holder.get("", set())
+        if not found and anywhere and self._is_layer(module, ends):
             return set()
-        return found | self._by_holder.get("", set())
+        return found | anywhere
 
     def _is_layer(self, module: str, ends: Sequence[str]) -> bool:
         if self._pattern is not None:
@@ -102,3 +108,13 @@ class ParameterNames:
         return isinstance(self._layers, list) and any(
             name in self._layers for name in (module, *ends)
         )
+
+
+def _is_name(entry: Any) -> bool:
+    """Whether it may become part of a module's name, which is shown."""
+    return isinstance(entry, str) and entry.isprintable() and len(entry) <= _LONGEST
+
+
+def _few(names: Collection[str]) -> str:
+    """Return names for a message, not more than it can take."""
+    return ", ".join(sorted(names)[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

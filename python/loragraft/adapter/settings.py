@@ -26,6 +26,7 @@ _NOT_PLAIN: Final = (
     "arrow_config",
     "alora_invocation_tokens",
     "layer_replication",
+    "megatron_config",
 )
 #: Settings that are true or false; null is as good as leaving one out.
 _FLAGS: Final = ("use_rslora", "ensure_weight_tying")

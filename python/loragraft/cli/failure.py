@@ -14,7 +14,7 @@ from loragraft.errors import (
     StoppedError,
     UsageError,
 )
-from loragraft.wording import reason, shown
+from loragraft.wording import printable, reason, shown
 
 SCHEMA: Final = "loragraft.error/1"
 _EXTENSION: Final = "_core"
@@ -71,10 +71,7 @@ def abandon_stdout() -> None:
 
 def one_line(text: str) -> str:
     """Return a text on one line, with everything escaped that could act on a terminal."""
-    words = " ".join(text.split())
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in words
-    )
+    return printable(" ".join(text.split()))
 
 
 def _known(error: BaseException) -> LoragraftError | None:  # noqa: PLR0911 -- a table

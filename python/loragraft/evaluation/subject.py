@@ -108,21 +108,33 @@ def _adapted(model: Any, adapters: Sequence[Candidate], base: str) -> tuple[Any,
     return model, names
 
 
+def _config(adapter: Candidate) -> Any:
+    """Return what PEFT takes from adapter_config.json; refuse what it should not act on."""
+    import peft
+
+    where = shown(adapter.given)
+    try:
+        config = peft.PeftConfig.from_pretrained(str(adapter.path))
+    except Exception as error:
+        raise FormatError(f"{where}: peft cannot read it ({reason(error)})") from error
+    if config.is_prompt_learning:
+        raise MismatchError(
+            f"{where}: is {quoted(str(config.peft_type.value))}, which puts tokens before the text:"
+            " only adapters of weights are evaluated"
+        )
+    if getattr(config, "megatron_config", None):
+        raise FormatError(
+            f"{where}: adapter_config.json has a megatron_config, for which PEFT imports a module"
+            " that the adapter names: expected an adapter without it"
+        )
+    return config
+
+
 def _with_adapter(model: Any, adapter: Candidate, name: str, base: str) -> Any:
     import peft
 
     where = f"{shown(adapter.given)}: does not fit {base}"
-    try:
-        config = peft.PeftConfig.from_pretrained(str(adapter.path))
-    except Exception as error:
-        raise FormatError(
-            f"{shown(adapter.given)}: peft cannot read it ({reason(error)})"
-        ) from error
-    if config.is_prompt_learning:
-        raise MismatchError(
-            f"{shown(adapter.given)}: is {quoted(str(config.peft_type.value))}, which puts tokens"
-            " before the text: only adapters of weights are evaluated"
-        )
+    config = _config(adapter)
     config.inference_mode = True
     try:
         if isinstance(model, peft.PeftModel):

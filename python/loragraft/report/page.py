@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from loragraft.wording import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -47,7 +49,7 @@ class Line(NamedTuple):
     def __rich__(self) -> RenderableType:
         from rich.text import Text  # noqa: PLC0415 -- see the top
 
-        return Text(self.text, style=self.style)
+        return Text(printable(self.text), style=self.style)
 
 
 class Facts(NamedTuple):
@@ -65,13 +67,13 @@ class Facts(NamedTuple):
         return ("  ".join(_aligned(row, widths, words=2)) for row in self.rows)
 
     def __rich__(self) -> RenderableType:
-        from rich import markup, table  # noqa: PLC0415 -- see the top
+        from rich import table  # noqa: PLC0415 -- see the top
 
         drawn = table.Table.grid(padding=(0, 2))
         drawn.add_column(style="bold")
         drawn.add_column(overflow="fold")
         for row in self.rows:
-            drawn.add_row(*map(markup.escape, row))
+            drawn.add_row(*map(_escaped, row))
         return drawn
 
 
@@ -109,17 +111,17 @@ class Table(NamedTuple):
             yield from (total, blank)
 
     def __rich__(self) -> RenderableType:
-        from rich import box, markup, table  # noqa: PLC0415 -- see the top
+        from rich import box, table  # noqa: PLC0415 -- see the top
 
         drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for position, column in enumerate(self.columns):
             justify = "left" if position < self.words else "right"
-            drawn.add_column(markup.escape(column), justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            drawn.add_column(_escaped(column), justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for row in self.rows:
-            drawn.add_row(*map(markup.escape, row))
+            drawn.add_row(*map(_escaped, row))
         if self.total:
             drawn.add_section()
-            drawn.add_row(*map(markup.escape, self.total), style="bold")
+            drawn.add_row(*map(_escaped, self.total), style="bold")
         return drawn
 
 
@@ -165,6 +167,13 @@ def is_simple_text(text: str) -> bool:
     """Whether a text takes one line, each character one column, and stands for itself."""
     narrow = text.isprintable() and all(c.isascii() or c in _NARROW for c in text)
     return narrow and not _MARKUP.search(text)
+
+
+def _escaped(text: str) -> str:
+    """Return what makes Rich show a text out of a file, and do nothing else."""
+    from rich.markup import escape  # noqa: PLC0415 -- see the top
+
+    return escape(printable(text))
 
 
 def _are_simple(rows: Iterable[Iterable[str]]) -> bool:
