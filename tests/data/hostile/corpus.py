@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hostile import adapters, configs, headers, indexes, numbers, places, quantised
+from hostile import adapters, configs, gguf, headers, indexes, numbers, places, quantised
 from hostile.case import Case, unique
 
-_KINDS = (headers, indexes, places, configs, adapters, quantised, numbers)
+_KINDS = (headers, indexes, places, configs, adapters, quantised, numbers, gguf)
 
 
 def all_cases() -> tuple[Case, ...]:
