@@ -68,7 +68,13 @@ class Fuzzer(NamedTuple):
             crashes.rmdir()
         if code != 0 and not new:
             raise SystemExit(f"{self.name}: could not be run:\n{text[-3000:]}")
-        return {"seconds": taken, "executed": _executed(text), "crashes": new}
+        # Those of before are in the test suite, and so mended.
+        return {
+            "seconds": taken,
+            "executed": _executed(text),
+            "crashes": new,
+            "mended": len(before),
+        }
 
     def keep(self, work: Path) -> None:
         """Replace the corpus by the fewest inputs that reach as much."""
