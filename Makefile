@@ -100,3 +100,11 @@ $(VENV)/.fuzz: $(VENV)/.test
 $(VENV)/.audit: $(VENV)/.test
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e ".[audit]"
 	@touch $@
+
+.PHONY: reliability
+
+reliability: $(VENV)/.test  ## The tests of reliability, and docs/reliability.md of what they counted; make fuzz first for fuzzing
+	LORAGRAFT_RELIABILITY=$(abspath build/reliability) $(BIN)/python -m pytest -m "slow or not slow" tests/python/test_hostile_corpus.py \
+		tests/python/test_reader_differences.py tests/python/test_faults.py tests/python/test_kills.py tests/python/test_limits.py
+	[ ! -f build/fuzz/fuzz.json ] || cp build/fuzz/fuzz.json build/reliability/
+	$(BIN)/python tests/write_reliability.py build/reliability docs/reliability.md

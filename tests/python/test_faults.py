@@ -37,8 +37,11 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture(scope="module")
 def cases(
-    server: FaultServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    server: FaultServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Case]]:
+    failed_before = request.session.testsfailed
     with pytest.MonkeyPatch.context() as patch:
         made = make_cases(tmp_path_factory.mktemp("faults"), patch)
     give_old(made, server)
@@ -52,7 +55,7 @@ def cases(
             "faults_injected": sum(counts.values()),
             "by_kind": dict(counts),
             "system_calls": {case.name: len(case.calls) for case in made},
-            "lost": 0,
+            "tests_failed": request.session.testsfailed - failed_before,
         },
     )
 
