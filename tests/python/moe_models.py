@@ -55,7 +55,7 @@ _BY_SIZE: Final = {
         projector_output_dim vision_output_dim
         """,
     20: "intermediate_size dense_intermediate_size",
-    48: "vocab_size vocab_size_per_layer_input",
+    48: "vocab_size unpadded_vocab_size vocab_size_per_layer_input",
     64: "max_position_embeddings max_seq_len",
 }
 _SIZES: Final[dict[str, Any]] = {
