@@ -26,7 +26,7 @@ _INT_LIMIT: Final = 2**63
 #: The most that NumPy 1 can hold.
 _MAX_DIMENSIONS: Final = 32
 #: Names are taken apart and matched, which may take the square of their length.
-_MAX_NAME: Final = 1024
+_MAX_NAME: Final = 1000
 _BITS: Final = {code: dtype.bits for code, dtype in DTYPES.items()}
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 
@@ -137,7 +137,7 @@ def _extent(name: str, info: Any, data_start: int, where: str) -> TensorExtent:
     if not name or not name.isprintable():
         _fail(where, f"the tensor name {quoted(name)} is empty or not printable")
     if len(name) > _MAX_NAME:
-        _fail(where, f"the tensor name {quoted(name)} has more than {_MAX_NAME} characters")
+        _fail(where, f"the tensor name {quoted(name)} has more than {_MAX_NAME:,} characters")
     if not isinstance(info, dict) or info.keys() != _FIELDS:
         _fail(
             where,

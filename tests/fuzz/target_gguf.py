@@ -14,6 +14,7 @@ from target import check_page, refusals, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from random import Random
 
 _Q = "blk.0.attn_q.weight"
 
@@ -51,3 +52,21 @@ def check(data: bytes) -> None:
         read_model(path, skeleton=True)
     with refusals():
         check_page(inspect(path))
+
+
+def mutate(data: bytes, random: Random) -> bytes:
+    """Another file with a few bytes, or whole numbers of 8 bytes, changed, added or left out."""
+    changed = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 4, 16))):
+        place = random.randrange(len(changed) + 1)
+        way = random.random()
+        if way < 0.5:
+            changed[place : place + 1] = bytes([random.choice((0, 1, 2, 8, 9, 255))])
+        elif way < 0.65:
+            del changed[place : place + random.choice((1, 4, 8))]
+        elif way < 0.8:
+            changed[place:place] = random.randbytes(random.choice((1, 4, 8)))
+        else:
+            number = random.choice((0, 1, 2**31, 2**32, 2**63, 2**64 - 1))
+            changed[place : place + 8] = number.to_bytes(8, "little")
+    return bytes(changed)

@@ -20,7 +20,7 @@ CLASSES: Final = {
     '`"__metadata__": null`': r"__metadata__ is None, expected",
     "a tensor name that is empty or not printable (NUL, newline, escape codes, invisible or"
     " bidirectional marks)": r"is empty or not printable$",
-    "a tensor name of more than 1,024 characters": r"has more than 1024 characters$",
+    "a tensor name of more than 1,000 characters": r"has more than 1,000 characters$",
     "a dimension of 2^63 or more, or dimensions whose product overflows, in a tensor that is empty"
     " because another is 0": r"larger than 2\^63 bits$|integers from 0 to 2\^63 - 1$",
     "more than 32 dimensions": r"expected a list of at most 32 integers",
