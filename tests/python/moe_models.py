@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import transformers
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel
+
+# Llama 4 of transformers 5.24 asks what came of a text for what came of images.
+if not hasattr(MoeCausalLMOutputWithPast, "image_outputs"):
+    MoeCausalLMOutputWithPast.image_outputs = None
 
 _BY_SIZE: Final = {
     0: "pad_token_id num_nextn_predict_layers",

@@ -32,9 +32,11 @@ def test_cut_short_anywhere(tmp_path: Path) -> None:
         journal = Journal.go_on(tmp_path)
         journal.agree(SETTING)
         assert journal.known == max(0, sum(end < length for end in ends) - 1)
+        known = journal.known
         journal.close()
+        # Without results there is nothing to go on with, and no file.
         again = Journal.go_on(tmp_path)
-        assert again.setting == SETTING
+        assert again.setting == (SETTING if known else None)
         again.close()
 
 

@@ -248,7 +248,7 @@ def test_broken_factors(tmp_path: Path, built: Callable[[str], Path], value: flo
     base = built("llama")
     adapter = simple(tmp_path, base)
     edit(adapter, lambda tensors: tensors[next(iter(tensors))].view(-1)[3].fill_(value))
-    with pytest.raises(NonFiniteError, match=r"tensor base_model.model.*NaN or Inf"):
+    with pytest.raises(NonFiniteError, match=r"tensor base_model.model.*(NaN|Inf) at"):
         export(adapter, tmp_path / "out.gguf", base=base)
     assert not list(tmp_path.glob("*.gguf"))
 
