@@ -43,7 +43,8 @@ def _corpus(figures: dict[str, Any]) -> str:
     codes = figures["command lines by exit code"]
     return (
         "## Hostile files\n\n"
-        f"{figures['cases']:,} cases ({kinds}), {figures['command lines']:,} command lines"
+        f"{figures['cases']:,} cases ({kinds}), {sum(codes.values()):,} of their"
+        f" {figures['command lines']:,} command lines run"
         " (`test_hostile_corpus`). Each ended with the exit code that its case demands, one line"
         " on stderr, no signal, within 60 s and 6 GB, and left nothing behind.\n\n"
         + _table(["exit code", "command lines"], [[code, f"{n:,}"] for code, n in codes.items()])
@@ -65,8 +66,9 @@ def _differences(figures: dict[str, Any]) -> str:
 def _faults(figures: dict[str, Any]) -> str:
     return (
         "## Failing disks\n\n"
-        "Every call that writes, flushes, names or reserves was failed in turn, or the process"
-        " killed there (`test_faults`). Afterwards OUT held the old files, none, or complete ones,"
+        "Calls that write, flush, name or reserve were failed one at a time, or the process killed"
+        " there (`test_faults`: every call in the slow tests, else a sample). Afterwards OUT held"
+        " the old files, none, or complete ones,"
         " and a run that could go on ended with the same bytes.\n\n" + _plain(figures)
     )
 

@@ -60,11 +60,9 @@ Holder microscaled(std::shared_ptr<MappedFile> blocks_file, std::size_t blocks_o
 
 Holder q8(std::shared_ptr<MappedFile> file, std::size_t offset, std::size_t rows, std::size_t cols,
           std::size_t first_row, std::size_t row_step) {
-  return std::make_shared<Q8Matrix>(std::move(file), offset,
-                                    Q8Matrix::Rows{.rows = rows,
-                                                   .cols = cols,
-                                                   .first_row = first_row,
-                                                   .row_step = row_step});
+  return std::make_shared<Q8Matrix>(
+      std::move(file), offset,
+      Q8Matrix::Rows{.rows = rows, .cols = cols, .first_row = first_row, .row_step = row_step});
 }
 
 }  // namespace

