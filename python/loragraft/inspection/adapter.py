@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from loragraft.adapter.peft_config import RESIDUAL_FILE
 from loragraft.adapter.restored import kinds_of, restored_by
+from loragraft.inspection.adapted_modules import kind_counts, odd_norms
 from loragraft.inspection.dtype_counts import dtype_counts
-from loragraft.report.inspection import AdaptedModule, Inspection, KindCount, Subject
+from loragraft.report.inspection import AdaptedModule, Inspection, Subject
 from loragraft.tensor_entry import TensorEntry
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
     entries = [entry for module in adapter.modules for entry in (module.lora_A, module.lora_B)]
     entries += adapter.other_tensors.values()
     base = adapter.config.get("base_model_name_or_path")
+    numbers = {m.name: m.lora_A.parameters + m.lora_B.parameters for m in adapter.modules}
     return Inspection(
         path=path,
         kind=Subject.ADAPTER,
@@ -38,7 +40,7 @@ def inspect_adapter(path: str, adapter: PeftAdapter) -> Inspection:
         bytes=sum(entry.nbytes for entry in entries),
         files=tuple(sorted({entry.path.name for entry in entries})),
         dtypes=dtype_counts(entries),
-        kinds=_adapter_kinds(adapter, modules),
+        kinds=kind_counts(modules, numbers),
         others=dict(kinds_of(adapter)),
         layers=len({module.layer for module in modules} - {None}),
         base_model=base if isinstance(base, str) else None,
@@ -112,31 +114,8 @@ def _kind(module: AdapterModule) -> str:
     return f"experts.{last}" if is_expert else last
 
 
-def _adapter_kinds(adapter: PeftAdapter, modules: Sequence[AdaptedModule]) -> tuple[KindCount, ...]:
-    numbers = {m.name: m.lora_A.parameters + m.lora_B.parameters for m in adapter.modules}
-    groups: dict[str, list[AdaptedModule]] = {}
-    for module in modules:
-        groups.setdefault(module.kind, []).append(module)
-    return tuple(
-        KindCount(
-            kind=kind,
-            role="",
-            modules=len(group),
-            shapes=tuple(sorted({module.shape for module in group})),
-            parameters=sum(numbers[module.name] for module in group),
-            experts=max(module.experts for module in group),
-        )
-        for kind, group in groups.items()
-    )
-
-
 def _adapter_problems(adapter: PeftAdapter, modules: Sequence[AdaptedModule]) -> Iterator[str]:
-    broken = [module.name for module in modules if module.norm is None]
-    if broken:
-        yield f"Modules with NaN or Inf: {len(broken)}, such as {broken[0]}."
-    idle = [module.name for module in modules if module.norm == 0.0]
-    if idle:
-        yield f"Modules that change nothing (B·A is 0): {len(idle)}, such as {idle[0]}."
+    yield from odd_norms(modules)
     strays = sorted(restored_by(adapter).strays)
     if strays:
         yield (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from loragraft.adapter.gguf.factors import read_factors
 from loragraft.adapter.norm import norm_of
 from loragraft.ggml.family import family_of_arch
+from loragraft.inspection.adapted_modules import kind_counts, odd_norms
 from loragraft.inspection.dtype_counts import dtype_counts
 from loragraft.report.inspection import AdaptedModule, Inspection, KindCount, Subject
 from loragraft.tensor_entry import TensorEntry
@@ -17,7 +18,7 @@ from loragraft.tensor_reader import TensorReader
 from loragraft.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from loragraft.adapter.gguf.reading import GgufAdapter, GgufPair
@@ -105,6 +106,7 @@ def inspect_gguf_adapter(path: str, adapter: GgufAdapter) -> Inspection:
         modules = tuple(_module(reader, pair, adapter.alpha) for pair in adapter.pairs.values())
     entries = [entry for pair in adapter.pairs.values() for entry in (pair.a, pair.b)]
     entries += adapter.ignored
+    numbers = {name: p.a.parameters + p.b.parameters for name, p in adapter.pairs.items()}
     return Inspection(
         path=path,
         kind=Subject.ADAPTER,
@@ -113,7 +115,7 @@ def inspect_gguf_adapter(path: str, adapter: GgufAdapter) -> Inspection:
         bytes=sum(entry.nbytes for entry in entries),
         files=(adapter.path.name,),
         dtypes=dtype_counts(entries),
-        kinds=_adapter_kinds(adapter.pairs, modules),
+        kinds=kind_counts(modules, numbers),
         others={"norm": len(adapter.ignored)} if adapter.ignored else {},
         layers=len({module.layer for module in modules} - {None}),
         model_type=adapter.arch or None,
@@ -142,35 +144,8 @@ def _module(reader: TensorReader, pair: GgufPair, alpha: float) -> AdaptedModule
     )
 
 
-def _adapter_kinds(
-    pairs: Mapping[str, GgufPair], modules: tuple[AdaptedModule, ...]
-) -> tuple[KindCount, ...]:
-    groups: dict[str, list[AdaptedModule]] = {}
-    for module in modules:
-        groups.setdefault(module.kind, []).append(module)
-    return tuple(
-        KindCount(
-            kind=kind,
-            role="",
-            modules=len(found),
-            shapes=tuple(sorted({module.shape for module in found})),
-            parameters=sum(
-                pairs[module.name].a.parameters + pairs[module.name].b.parameters
-                for module in found
-            ),
-            experts=max(module.experts for module in found),
-        )
-        for kind, found in groups.items()
-    )
-
-
 def _adapter_problems(adapter: GgufAdapter, modules: tuple[AdaptedModule, ...]) -> Iterator[str]:
-    broken = [module.name for module in modules if module.norm is None]
-    if broken:
-        yield f"Modules with NaN or Inf: {len(broken)}, such as {broken[0]}."
-    idle = [module.name for module in modules if module.norm == 0.0]
-    if idle:
-        yield f"Modules that change nothing (B·A is 0): {len(idle)}, such as {idle[0]}."
+    yield from odd_norms(modules)
     if adapter.ignored:
         names = ", ".join(entry.name for entry in adapter.ignored[:_SHOWN])
         yield f"Tensors that llama.cpp loads and ignores: {len(adapter.ignored)}, such as {names}."
