@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.evaluation.divergence import Sums
-from loragraft.evaluation.results_file import ResultsFile
+from loragraft.evaluation.results_file import ResultsFile, ResultsJournal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
-    from typing import Self
 
 FIDELITY_FILE: Final = "fidelity.jsonl"
 _SCHEMA: Final = "loragraft.fidelity/1"
@@ -42,47 +40,22 @@ class FidelitySetting(NamedTuple):
     window: int
 
 
-class FidelityJournal:
+class FidelityJournal(ResultsJournal[FidelitySetting]):
     """The journal of one run.
 
     Attributes:
         setting: Of this run, or of the one that it goes on with.
     """
 
-    def __init__(self, file: ResultsFile) -> None:
-        """Take over what a file holds.
+    name = FIDELITY_FILE
 
-        Raises:
-            UsageError: Something else wrote it.
-        """
-        self._file = file
+    def __init__(self, file: ResultsFile) -> None:
+        """See `ResultsJournal`."""
         # The tuned model is nobody's candidate, and has no name that an adapter could have.
         self._results: dict[str | None, dict[int, Sums]] = {}
         self._asked: tuple[str, ...] = ()
         self._windows = 0
-        self.setting: FidelitySetting | None = None
-        file.read_by(self._take)
-        if file.rows and self.setting is None:
-            raise file.foreign()
-
-    @classmethod
-    def begin(cls, directory: Path | None) -> Self:
-        """Start anew; without a directory nothing outlives the run.
-
-        Raises:
-            FormatError: The file cannot be written.
-        """
-        return cls(ResultsFile.begin(None if directory is None else directory / FIDELITY_FILE))
-
-    @classmethod
-    def go_on(cls, directory: Path) -> Self:
-        """Read what a stopped run left, and go on behind it.
-
-        Raises:
-            FormatError: The file cannot be read or written.
-            UsageError: Something else wrote it.
-        """
-        return cls(ResultsFile.go_on(directory / FIDELITY_FILE))
+        super().__init__(file)
 
     def _take(self, row: Mapping[str, Any]) -> None:
         if row.get("schema") == _SCHEMA:

@@ -11,18 +11,16 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loragraft.errors import FormatError
-from loragraft.evaluation.results_file import ResultsFile
+from loragraft.evaluation.results_file import ResultsFile, ResultsJournal
 from loragraft.wording import reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Self
 
 ITEMS_FILE: Final = "items.jsonl"
 _SCHEMA: Final = "loragraft.items/1"
 #: Of a file that an evaluation began, however soon a crash ended it.
-_BEGINNING: Final = f'{{"schema": "{_SCHEMA}"'.encode()
 _PIECE: Final = 1 << 20
 
 
@@ -44,7 +42,7 @@ class Setting(NamedTuple):
     questions: int | None
 
 
-class Journal:
+class Journal(ResultsJournal[Setting]):
     """The journal of one run.
 
     Attributes:
@@ -52,37 +50,12 @@ class Journal:
         results: Log-likelihoods of the answers by task, candidate and number of the question.
     """
 
+    name = ITEMS_FILE
+
     def __init__(self, file: ResultsFile) -> None:
-        """Take over what a file holds.
-
-        Raises:
-            UsageError: Something else wrote it.
-        """
-        self._file = file
+        """See `ResultsJournal`."""
         self.results: dict[tuple[str, str], dict[int, tuple[float, ...]]] = {}
-        self.setting: Setting | None = None
-        file.read_by(self._take)
-        if file.rows and self.setting is None:
-            raise file.foreign()
-
-    @classmethod
-    def begin(cls, directory: Path | None) -> Self:
-        """Start anew; without a directory nothing outlives the run.
-
-        Raises:
-            FormatError: The file cannot be written.
-        """
-        return cls(ResultsFile.begin(None if directory is None else directory / ITEMS_FILE))
-
-    @classmethod
-    def go_on(cls, directory: Path) -> Self:
-        """Read what a stopped run left, and go on behind it.
-
-        Raises:
-            FormatError: The file cannot be read or written.
-            UsageError: Something else wrote it.
-        """
-        return cls(ResultsFile.go_on(directory / ITEMS_FILE))
+        super().__init__(file)
 
     def _take(self, row: Mapping[str, Any]) -> None:
         if row.get("schema") == _SCHEMA:

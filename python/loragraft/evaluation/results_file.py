@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from loragraft import system_calls
 from loragraft.errors import FormatError, UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+_Setting = TypeVar("_Setting")
 #: What the first line begins with, whatever it tells of.
 _BEGINNING: Final = b'{"schema": "loragraft.'
 
@@ -152,6 +153,52 @@ class ResultsFile:
 
     def _failed(self, error: OSError) -> FormatError:
         return FormatError(f"{shown(self._path or '')}: cannot be written: {reason(error)}")
+
+
+class ResultsJournal(Generic[_Setting]):
+    """What a run keeps in a `ResultsFile`, by what its results depend on.
+
+    Attributes:
+        name: Of the file.
+        setting: Of this run, or of the one that it goes on with.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, file: ResultsFile) -> None:
+        """Take over what a file holds.
+
+        Raises:
+            UsageError: Something else wrote it.
+        """
+        self._file = file
+        self.setting: _Setting | None = None
+        file.read_by(self._take)
+        if file.rows and self.setting is None:
+            raise file.foreign()
+
+    @classmethod
+    def begin(cls, directory: Path | None) -> Self:
+        """Start anew; without a directory nothing outlives the run.
+
+        Raises:
+            FormatError: The file cannot be written.
+        """
+        return cls(ResultsFile.begin(None if directory is None else directory / cls.name))
+
+    @classmethod
+    def go_on(cls, directory: Path) -> Self:
+        """Read what a stopped run left, and go on behind it.
+
+        Raises:
+            FormatError: The file cannot be read or written.
+            UsageError: Something else wrote it.
+        """
+        return cls(ResultsFile.go_on(directory / cls.name))
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        """Take a setting, or a result, out of a row."""
+        raise NotImplementedError
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
