@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 # Before anything imports NumPy: the waiting threads of its BLAS spin, and beside the threads under
 # test on few cores that makes small reference computations a hundred times slower.
@@ -26,6 +27,21 @@ _NOT_SANITIZED: Final = {
     "test_safetensors_header.py::test_hundred_thousand_tensors": "measures time",
     "test_report_browser.py": "a browser does not start with the sanitizer's library loaded first",
 }
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny models of `llama_models`, each made once; nobody changes them."""
+    import llama_models
+
+    made: dict[str, Path] = {}
+
+    def get(case: str) -> Path:
+        if case not in made:
+            made[case] = llama_models.build(case, tmp_path_factory.mktemp("model") / "hf")
+        return made[case]
+
+    return get
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

@@ -36,18 +36,6 @@ UNIT = 2.0**-24
 DEPRECATED = "`is_gradient_checkpointing` is deprecated"
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(case: str) -> Path:
-        if case not in made:
-            made[case] = llama_models.build(case, tmp_path_factory.mktemp("model") / "hf")
-        return made[case]
-
-    return get
-
-
 def changes_of(adapter: Path, base: Path) -> dict[str, Array]:
     """Tensor of the base's files -> its change in float64, whatever the layout."""
     checkpoint = open_checkpoint(base)

@@ -35,18 +35,6 @@ UNITS = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 NAMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(case: str) -> Path:
-        if case not in made:
-            made[case] = llama_models.build(case, tmp_path_factory.mktemp("model") / "hf")
-        return made[case]
-
-    return get
-
-
 def floats(info: Any) -> Array:
     """A tensor of a GGUF in float64, rows last but one."""
     values = gguf.quants.dequantize(info.data, info.tensor_type)

@@ -11,7 +11,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import gguf_models as models
-import llama_models
 import mixed_adapters as mixed
 from command_line import CommandLine, loragraft
 from loragraft.errors import FormatError, UsageError
@@ -30,18 +29,6 @@ __all__ = ["loragraft"]
 ENGINES = ("peft", "vllm", "sglang", "llama.cpp")
 LOADS, WRONG, REFUSES = (True, True), (True, False), (False, False)
 Case = tuple[str, tuple[bool, bool], str]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(case: str) -> Path:
-        if case not in made:
-            made[case] = llama_models.build(case, tmp_path_factory.mktemp("model") / "hf")
-        return made[case]
-
-    return get
 
 
 def adapter_of(directory: Path, base: Path, layout: str = "peft", **options: Any) -> Path:
